@@ -1,0 +1,59 @@
+# `make demo` and `make test` need nothing but python3 and make: each first brings .venv
+# up to date, with the versions that requirements.txt locks.
+
+PYTHON ?= python3
+OUT ?= demo_out
+# More arguments for pytest: make test ARGS="-n 0 -k coord_attention"
+ARGS ?=
+
+NIGHTLY := nightly-3.12 nightly-3.13
+
+# Nothing is read from or written to the home directory: a keras.json there could name
+# another backend than the one that is tested.
+export KERAS_HOME := $(CURDIR)/.cache/keras
+export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
+
+.PHONY: help demo test lint nightly $(NIGHTLY) benchmark lock clean venv
+
+help:
+	@echo "make demo       digits to a verified int8 .tflite, in $(OUT) (OUT=...)"
+	@echo "make test       the test suite (ARGS=... for pytest)"
+	@echo "make lint       ruff: rules and format"
+	@echo "make benchmark  what CoordAttention costs on the CPU"
+	@echo "make nightly    Python 3.12 and 3.13, then the suite with more examples"
+	@echo "make lock       newest allowed versions into requirements.txt"
+	@echo "make clean      removes environments, caches and demo_out"
+	@echo "PYTHON=... names the Python that .venv is made with"
+
+demo: venv
+	.venv/bin/keras-attention demo --out "$(OUT)"
+
+test: venv
+	.venv/bin/python -m pytest $(ARGS)
+
+lint: venv
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+benchmark: venv
+	.venv/bin/python benchmarks/coord_attention_overhead.py
+
+nightly: $(NIGHTLY) venv
+	HYPOTHESIS_PROFILE=nightly .venv/bin/python -m pytest $(ARGS)
+
+# An environment of its own for that Python; it is an error if there is none.
+$(NIGHTLY): nightly-%:
+	$(PYTHON) tools/make_venv.py $*
+	.venv-$*/bin/python -m pytest -n 0 -m nightly -s tests/nightly
+
+venv:
+	@$(PYTHON) tools/make_venv.py
+
+# Runs in .venv because it needs Python 3.11 itself.
+lock: venv
+	.venv/bin/python tools/lock.py
+
+clean:
+	rm -rf .venv .venv-* .cache .hypothesis .pytest_cache .ruff_cache
+	rm -rf build dist demo_out *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
