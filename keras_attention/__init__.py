@@ -1,0 +1,30 @@
+"""Attention blocks for convolutional networks in Keras 3, up to full-int8 TFLite.
+
+Importing this package registers every class that a saved model may need. The parts that
+build, feed, train and convert models are imported on first use.
+"""
+
+import importlib
+
+from keras_attention import image_input as image_input
+from keras_attention import stock as stock
+from keras_attention.layers import CoordAttention
+from keras_attention.mobile import fake_quant as _fake_quant  # noqa: F401
+from keras_attention.mobile import fake_quant as fake_quant
+from keras_attention.registry import get, names, register
+
+__version__ = "0.1.0"
+
+__all__ = ["CoordAttention", "get", "names", "register"]
+
+_LAZY = ("data", "mobile", "models", "training")
+
+
+def __getattr__(name):
+    if name in _LAZY:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *_LAZY})

@@ -1,0 +1,126 @@
+"""Looks into layers that are made of other layers."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from keras_attention.mobile import graph as graphs
+
+HOW_TO_DEPLOY = (
+    "Give the layer a method deploy(self) that returns a function of a symbolic tensor "
+    "made of stock Keras layers."
+)
+# What every layer has: its bookkeeping of sub-layers is there, too.
+_BOOKKEEPING = frozenset(vars(keras.layers.Identity(name="probe")))
+
+
+def copy(layer: keras.Layer, name: str, args: tuple, kwargs: dict) -> keras.Layer:
+    """Returns a float32 copy of a composite layer with its weights.
+
+    Args:
+        layer: a built layer.
+        name: in the message of an error.
+        args: symbolic arguments to build the copy for.
+        kwargs: likewise.
+
+    Raises:
+        ValueError: its configuration or its `call` fails.
+    """
+    try:
+        config = graphs.in_float32(layer.get_config())
+        made = type(layer).from_config(config)
+        made(*args, **kwargs)
+        graphs.copy_weights(layer, made)
+    except Exception as error:
+        raise _not_opened(layer, name, "it can't be copied", error) from error
+    return made
+
+
+class Reads(keras.StatelessScope):
+    """Notes which float variables are read by value while a layer is traced.
+
+    What is computed from a value alone is a constant to the trace. The variables of
+    leaf layers are not noted: Keras infers their shapes in a scope of its own.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.variables = []
+
+    def get_current_value(self, variable):
+        """Returns the value that `variable` has in this scope."""
+        if keras.backend.is_float_dtype(variable.dtype):
+            self.variables.append(variable)
+        return super().get_current_value(variable)
+
+
+def tracing(layer: keras.Layer, name: str, reads: Reads) -> Callable:
+    """Returns the layer's `call`, which notes reads and tells what went wrong.
+
+    Args:
+        layer: a built composite layer.
+        name: in the message of an error.
+        reads: gets the variables that are read.
+    """
+
+    def function(*args: Any, **kwargs: Any) -> Any:
+        try:
+            with reads:
+                return layer.call(*args, **kwargs)
+        except Exception as error:
+            problem = "its call() fails on symbolic tensors"
+            if reads.variables:
+                used = reads.variables[-1].name
+                problem += (
+                    f", where it uses its variable '{used}' (write x * {used}, "
+                    f"x + {used} with the tensor first)"
+                )
+            raise _not_opened(layer, name, problem, error) from error
+
+    return function
+
+
+def _not_opened(layer, name, problem, error):
+    return ValueError(
+        f"Layer '{name}' ({type(layer).__name__}) can't be opened: {problem}. "
+        f"{HOW_TO_DEPLOY} The error was: {error}"
+    )
+
+
+def sublayer_names(layer: keras.Layer, copy: keras.Layer) -> dict[int, str]:
+    """Names the sub-layers of a copy: as the user did, or by their attributes.
+
+    Automatic names count up in a process; an attribute's name is the same in every
+    process.
+
+    Returns:
+        Maps id(sub-layer of the copy) to a name.
+    """
+    names = {}
+
+    def add(old, new, label):
+        if isinstance(new, keras.Layer):
+            given = getattr(old, "name", None) == new.name
+            names.setdefault(id(new), new.name if given else label)
+            return
+        if isinstance(new, list | tuple):
+            old, new = dict(enumerate(old or ())), dict(enumerate(new))
+        if isinstance(new, dict):
+            for key, value in new.items():
+                add((old or {}).get(key), value, f"{label}_{key}")
+
+    for attribute, value in vars(copy).items():
+        if attribute not in _BOOKKEEPING:
+            add(getattr(layer, attribute, None), value, attribute.strip("_"))
+    return names
+
+
+def own_variables(layer: keras.Layer) -> list[keras.Variable]:
+    """Returns the float variables of the layer itself, not of its sub-layers."""
+    return [
+        variable
+        for variable in layer.variables
+        if variable.path == f"{layer.path}/{variable.name}"
+        and keras.backend.is_float_dtype(variable.dtype)
+    ]

@@ -1,0 +1,328 @@
+"""Opens nested models and composite layers until only leaf operations are left."""
+
+import inspect
+import re
+
+import keras
+import numpy as np
+from keras import tree
+
+from keras_attention.mobile import composites, fake_quant
+from keras_attention.mobile import graph as graphs
+from keras_attention.mobile.folding import add_scale_shift
+from keras_attention.mobile.rewriting import Rewriter
+
+# Layers that do nothing at inference; image augmentations go by their names, since
+# their common base class is not public.
+_TRAINING_ONLY = (
+    keras.layers.ActivityRegularization,
+    keras.layers.AlphaDropout,
+    keras.layers.Dropout,
+    keras.layers.GaussianDropout,
+    keras.layers.GaussianNoise,
+    keras.layers.SpatialDropout1D,
+    keras.layers.SpatialDropout2D,
+    keras.layers.SpatialDropout3D,
+)
+_AUGMENTATION = re.compile(
+    r"Random[A-Z]\w*|RandAugment|AugMix|CutMix|Equalization|MixUp|Solarization"
+)
+# Layers whose `activation` is applied to their output, and so can stand behind them; in
+# a recurrent layer it is part of the recursion.
+_ENDS_IN_ACTIVATION = (
+    keras.layers.Conv1D,
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2D,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3D,
+    keras.layers.Conv3DTranspose,
+    keras.layers.Dense,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.EinsumDense,
+    keras.layers.SeparableConv1D,
+    keras.layers.SeparableConv2D,
+)
+_ARITHMETIC = ("Add", "Subtract", "Multiply", "Divide", "TrueDivide")
+
+
+class Flattener(Rewriter):
+    """Writes a model as one flat graph of stock layers and operations."""
+
+    def model(self, model, tensors, prefix=""):
+        """Appends all calls of a functional or Sequential model; returns its outputs.
+
+        Args:
+            model: the model, or one nested in another.
+            tensors: flat list of the input tensors.
+            prefix: in front of the names of the model's layers.
+        """
+        if isinstance(model, keras.Sequential):
+            (x,) = tensors
+            for layer in model.layers:
+                x = self.call(layer, layer.name, (x,), {}, prefix)
+            return x
+        return graphs.replay(
+            graphs.trace_model(model),
+            tensors,
+            lambda node, args, kwargs: self.call(
+                node.op, node.name, args, kwargs, prefix
+            ),
+        )
+
+    def call(self, op, name, args, kwargs, prefix, owner=None):
+        """Appends one call, opened if it is not a leaf; returns its outputs.
+
+        Args:
+            op: layer or operation.
+            name: of the operation, without the prefix.
+            args: positional arguments.
+            kwargs: keyword arguments.
+            prefix: names of the layers around, each with "_".
+            owner: the composite layer that calls it, if one does.
+        """
+        kwargs = {key: value for key, value in kwargs.items() if key != "training"}
+        if kwargs.get("mask", 0) is None:
+            del kwargs["mask"]
+        name = prefix + name
+        if isinstance(op, fake_quant.QUANTIZING):
+            raise ValueError(
+                f"Layer '{name}' is quantized already: deploy or quantize the float "
+                "model."
+            )
+        if isinstance(op, keras.Layer):
+            args, kwargs = _inputs_first(op, args, kwargs)
+        if _does_nothing(op, args):
+            return args[0]
+        if isinstance(op, keras.Sequential) or graphs.is_functional(op):
+            return self.model(op, _model_inputs(op, args[0]), f"{name}_")
+        if isinstance(op, keras.layers.Pipeline):
+            for layer in op.layers:
+                args = (self.call(layer, layer.name, args, {}, f"{name}_"),)
+            return args[0]
+        if not isinstance(op, keras.Layer):
+            return self._operation(op, name, args, kwargs, owner)
+        if callable(getattr(op, "deploy", None)):
+            function = self.once(op.deploy, op)
+            return self.inline(
+                function,
+                args,
+                kwargs,
+                lambda node, a, k: self.call(node.op, node.name, a, k, prefix),
+                prefix=f"{op.name}_",
+            )
+        if _is_stock(op):
+            return self._stock_layer(op, name, args, kwargs)
+        return self._composite(op, name, args, kwargs)
+
+    def _stock_layer(self, layer, name, args, kwargs):
+        _refuse_channels_first(layer, name, args)
+        if isinstance(layer, keras.layers.Rescaling | keras.layers.Normalization):
+            (x,) = args
+            scale, shift = _input_affine(layer, name, x)
+            node = graphs.Node(layer, args, kwargs, None, name)
+            return add_scale_shift(self, x, scale, shift, node, trainable=False)
+        if isinstance(layer, keras.layers.Activation):
+            return self._activation(layer.activation, layer, name, args[0])
+        if isinstance(layer, keras.layers.Add | keras.layers.Multiply):
+            return self._merge(layer, name, *args[0])
+        function = None
+        if isinstance(layer, _ENDS_IN_ACTIVATION):
+            function = layer.activation
+        if function is None or function is keras.activations.linear:
+            return self.add(layer, name, *args, **kwargs)
+        linear = self.once(
+            lambda: graphs.copy_operation(layer, layer.name, activation="linear"), layer
+        )
+        x = self.add(linear, name, *args, **kwargs)
+        label = getattr(function, "name", getattr(function, "__name__", "activation"))
+        return self._activation(function, layer, f"{name}_{label}", x)
+
+    def _merge(self, layer, name, x, *others):
+        """Appends a sum or product of tensors, two at a time as phones compute it."""
+        for index, other in enumerate(others[:-1]):
+            pair = self.once(lambda: type(layer)(), layer, index)
+            x = self.add(pair, f"{name}_{index}", [x, other])
+        return self.add(layer, name, [x, *others[-1:]])
+
+    def _activation(self, function, layer, name, x):
+        """Appends an activation: a function of Keras or of the user, or a layer."""
+        if function is keras.activations.linear:
+            return x
+        if isinstance(function, keras.Layer):
+            return self.call(function, name, (x,), {}, "")
+        known = getattr(keras.activations, getattr(function, "__name__", ""), None)
+        if function is known:
+            stock = self.once(
+                lambda: keras.layers.Activation(function), layer, function
+            )
+            return self.add(stock, name, x)
+        return self.inline(
+            function,
+            (x,),
+            {},
+            lambda node, a, k: self.call(node.op, node.name, a, k, "", owner=layer),
+            prefix=f"{name}_",
+        )
+
+    def _composite(self, layer, name, args, kwargs):
+        """Opens a layer made of others by calling its `call` on symbolic tensors."""
+        if "training" in inspect.signature(layer.call).parameters:
+            kwargs = kwargs | {"training": False}
+        copy = self.once(lambda: composites.copy(layer, name, args, kwargs), layer)
+        names, seen = composites.sublayer_names(layer, copy), set()
+
+        def apply(node, a, k):
+            for leaf in tree.flatten((node.args, node.kwargs)):
+                if isinstance(leaf, keras.Variable):
+                    seen.add(id(leaf))
+            inner = names.get(id(node.op), node.name)
+            return self.call(node.op, inner, a, k, f"{name}_", owner=layer)
+
+        reads = composites.Reads()
+        function = composites.tracing(copy, name, reads)
+        outputs = self.inline(function, args, kwargs, apply)
+        unseen = [v for v in composites.own_variables(copy) if id(v) not in seen]
+        for variable in reads.variables + unseen:
+            raise ValueError(
+                f"Layer '{name}' ({type(layer).__name__}) uses its variable "
+                f"'{variable.name}' in a way that can't be traced: it would become a "
+                f"frozen constant. {composites.HOW_TO_DEPLOY}"
+            )
+        return outputs
+
+    def _operation(self, op, name, args, kwargs, owner):
+        variables = [
+            leaf
+            for leaf in tree.flatten((args, kwargs))
+            if isinstance(leaf, keras.Variable)
+        ]
+        if not variables:
+            return self.add(op, name, *args, **kwargs)
+        where = f"operation '{name}'" + (f" of layer '{owner.name}'" if owner else "")
+        if len(args) == 2 and type(op).__name__ in _ARITHMETIC:
+            affine = _variable_affine(type(op).__name__, *args)
+            if affine is not None:
+                x, scale, shift = affine
+                node = graphs.Node(op, args, kwargs, None, name)
+                return add_scale_shift(
+                    self,
+                    x,
+                    scale,
+                    shift,
+                    node,
+                    trainable=variables[0].trainable,
+                    key=(variables[0], type(op), args[0] is x, x.shape[-1]),
+                )
+        raise ValueError(
+            f"Variable '{variables[0].path}' is used directly in {where} "
+            f"({type(op).__name__}), where it would become a frozen constant. Only a "
+            f"scale or shift per channel can be rewritten. {composites.HOW_TO_DEPLOY}"
+        )
+
+
+def _does_nothing(op, args):
+    """Whether an operation returns its first argument at inference, in float32."""
+    if isinstance(op, _TRAINING_ONLY):
+        return _is_stock(op)
+    name = type(op).__name__
+    if not type(op).__module__.startswith("keras."):
+        return False
+    if name == "Cast":
+        dtypes = args[0].dtype, op.compute_output_spec(*args).dtype
+        return all(map(keras.backend.is_float_dtype, dtypes))
+    return name == "Identity" or bool(_AUGMENTATION.fullmatch(name))
+
+
+def _is_stock(layer):
+    """Whether a layer computes what one of Keras' own layers computes."""
+    stock = next(c for c in type(layer).__mro__ if c.__module__.startswith("keras."))
+    return stock is not keras.Layer and all(
+        getattr(type(layer), method, None) is getattr(stock, method, None)
+        for method in ("call", "convolution_op")
+    )
+
+
+def _inputs_first(layer, args, kwargs):
+    """Returns the arguments of a call with the inputs as the first positional one."""
+    if args:
+        return args, kwargs
+    first = next(iter(inspect.signature(layer.call).parameters))
+    kwargs = dict(kwargs)
+    return (kwargs.pop(first),), kwargs
+
+
+def _model_inputs(model, inputs):
+    """Returns what a nested model is called on, in the order of its inputs."""
+    if isinstance(model, keras.Sequential) or not isinstance(inputs, dict):
+        return tree.flatten(inputs)
+    if isinstance(model.input, dict):
+        return [inputs[key] for key in sorted(model.input)]
+    return [inputs[tensor.name] for tensor in model.inputs]
+
+
+def _refuse_channels_first(layer, name, args):
+    first = getattr(layer, "data_format", None) == "channels_first"
+    if isinstance(layer, keras.layers.BatchNormalization):
+        rank = len(args[0].shape)
+        first = layer.axis not in (-1, rank - 1)
+    if first:
+        raise ValueError(
+            f"Layer '{name}' is channels_first, which phones do not run: build the "
+            "model with data_format='channels_last' and load its weights."
+        )
+
+
+def _input_affine(layer, name, x):
+    """Returns (scale, shift) per channel of a Rescaling or Normalization layer."""
+    channels = x.shape[-1]
+    if isinstance(layer, keras.layers.Rescaling):
+        scale, shift = np.asarray(layer.scale), np.asarray(layer.offset)
+    else:
+        if layer.invert or layer.mean is None:
+            raise ValueError(
+                f"Normalization layer '{name}' must be adapted, and not inverted."
+            )
+        if not set(layer.axis) <= {-1, len(x.shape) - 1}:
+            raise ValueError(
+                f"Normalization layer '{name}' must have axis=-1, the channels, or "
+                f"axis=None. Its axis is {layer.axis}."
+            )
+        mean = keras.ops.convert_to_numpy(layer.mean).astype("float64").ravel()
+        variance = keras.ops.convert_to_numpy(layer.variance).astype("float64").ravel()
+        scale = 1 / np.maximum(np.sqrt(variance), keras.config.epsilon())
+        shift = -mean * scale
+    if scale.size not in (1, channels) or shift.size not in (1, channels):
+        raise ValueError(
+            f"Layer '{name}' does not scale per channel: {scale.size} scales for "
+            f"{channels} channels."
+        )
+    return np.broadcast_to(scale.ravel(), channels), np.broadcast_to(
+        shift.ravel(), channels
+    )
+
+
+def _variable_affine(operation, left, right):
+    """Reads `left <operation> right` as x * scale + shift, one of them a variable.
+
+    Returns:
+        (x, scale, shift), or None if the variable is no value per channel.
+    """
+    x, variable = (right, left) if isinstance(left, keras.Variable) else (left, right)
+    if not isinstance(x, graphs.Tensor):
+        return None
+    channels, shape = x.shape[-1], tuple(variable.shape)
+    per_channel = not shape or (
+        set(shape[:-1]) <= {1} and shape[-1] in (1, channels) and len(shape) <= 4
+    )
+    if not per_channel or len(shape) > len(x.shape):
+        return None
+    value = keras.ops.convert_to_numpy(variable).astype("float32").ravel()
+    value, one = np.broadcast_to(value, channels), np.ones(channels, "float32")
+    if operation == "Multiply":
+        return x, value, None
+    if operation == "Add":
+        return x, one, value
+    if operation == "Subtract":
+        return (x, one, -value) if x is left else (x, -one, value)
+    return (x, 1 / value, None) if x is left else None

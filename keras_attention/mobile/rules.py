@@ -1,0 +1,119 @@
+"""Which operation is quantized how: one table, read by `placement`.
+
+To teach the quantizer a new operation, add its line here and its numbers to
+tests/mobile/test_rules.py. Where TFLite punishes what, is told in docs/int8.md.
+"""
+
+import dataclasses
+
+import keras
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """How an operation is quantized.
+
+    Attributes:
+        output: what grid the result stands on. "own": its own range. "same": that of
+            its inputs, which then all share one (TFLite demands equal scales). A pair
+            of numbers: a fixed range, which TFLite demands.
+        kernel: "channel" for a kernel with a range per output channel, "tensor" for
+            one range, None for an operation without a kernel.
+        fuses: whether a ReLU behind it becomes part of it: then nothing is rounded
+            between the two.
+        fusible: whether it is such a ReLU.
+    """
+
+    output: str | tuple[float, float] = "own"
+    kernel: str | None = None
+    fuses: bool = False
+    fusible: bool = False
+
+
+_OWN = Rule()
+_SAME = Rule("same")
+_CONVOLUTION = Rule(kernel="channel", fuses=True)
+_ARITHMETIC = Rule(fuses=True)
+_RELU = Rule(fusible=True)
+_UNIT = Rule((0.0, 255 / 256))
+
+RULES = {
+    # layers with a kernel; per channel, a Dense can't be converted
+    "Conv2D": _CONVOLUTION,
+    "DepthwiseConv2D": _CONVOLUTION,
+    "Dense": Rule(kernel="tensor", fuses=True),
+    # arithmetic, by broadcasting
+    "Add": _ARITHMETIC,
+    "Subtract": _ARITHMETIC,
+    "Multiply": _ARITHMETIC,
+    # activations
+    "Relu": _RELU,
+    "Relu6": _RELU,
+    "Sigmoid": _UNIT,
+    "Softmax": _UNIT,
+    "Tanh": Rule((-1.0, 127 / 128)),
+    # reductions that may rescale
+    "Mean": _OWN,
+    "GlobalAveragePooling2D": _OWN,
+    # what moves or selects values keeps their scale
+    "AveragePooling2D": _SAME,
+    "Concatenate": _SAME,
+    "Cropping2D": _SAME,
+    "ExpandDims": _SAME,
+    "Flatten": _SAME,
+    "GetItem": _SAME,
+    "GlobalMaxPooling2D": _SAME,
+    "Max": _SAME,
+    "MaxPooling2D": _SAME,
+    "Permute": _SAME,
+    "Reshape": _SAME,
+    "Squeeze": _SAME,
+    "Transpose": _SAME,
+    "ZeroPadding2D": _SAME,
+}
+
+# Same mathematics under other names: Keras has activations as layers, as functions
+# inside `Activation` and as operations.
+_SYNONYMS = {"ReLU": "Relu", "GetitemOp": "GetItem"}
+
+
+def operation_name(op: keras.Operation) -> str:
+    """Returns the name under which `RULES` knows a layer or operation."""
+    if isinstance(op, keras.layers.Activation):
+        return op.activation.__name__.replace("_", " ").title().replace(" ", "")
+    if isinstance(op, keras.layers.ReLU):
+        return _relu_name(op)
+    classes = [c for c in type(op).__mro__ if c.__module__.startswith("keras.")]
+    name = classes[0].__name__
+    return _SYNONYMS.get(name, name)
+
+
+def rule_of(op: keras.Operation, name: str) -> Rule:
+    """Returns the rule of an operation.
+
+    Raises:
+        ValueError: there is none; the message names the layer and what to do.
+    """
+    known = operation_name(op)
+    if known not in RULES or getattr(op, "groups", 1) != 1:
+        grouped = " with groups" if known in RULES else ""
+        raise ValueError(
+            f"Layer '{name}': operation {known}{grouped} can't be quantized to int8. "
+            "Replace it by operations that can be "
+            f"({', '.join(sorted(RULES))}), or give the layer that contains it a "
+            "method deploy(self) that does."
+        )
+    return RULES[known]
+
+
+def _relu_name(layer):
+    if layer.negative_slope == 0 and layer.threshold == 0:
+        limit = layer.max_value
+        if limit is None:
+            return "Relu"
+        if limit == 6:
+            return "Relu6"
+    return (
+        f"ReLU(max_value={layer.max_value}, negative_slope={layer.negative_slope}, "
+        f"threshold={layer.threshold})"
+    )

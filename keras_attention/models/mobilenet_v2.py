@@ -1,0 +1,235 @@
+"""MobileNetV2: inverted residuals and linear bottlenecks.
+
+Sandler, Howard, Zhu, Zhmoginov and Chen, CVPR 2018, arXiv 1801.04381; with the padding,
+epsilon and initial weights of the networks that attention papers compare
+(d-li14/mobilenetv2.pytorch, houqb/CoordAttention).
+"""
+
+import os
+
+import keras
+from keras import layers
+
+from keras_attention import image_input
+from keras_attention.models._attention import Attention
+
+# Expansion t, channels c, units n and stride s of the first unit: table 2 of the paper.
+STAGES = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+STEM_CHANNELS, HEAD_CHANNELS = 32, 1280
+POSITIONS = ("after_expand", "after_depthwise", "after_project", "after_sum")
+
+
+def MobileNetV2(
+    input_shape=(224, 224, 3),
+    classes=1000,
+    *,
+    width=1.0,
+    attention=None,
+    attention_position=None,
+    include_top=True,
+    stem_stride=2,
+    dropout=0.1,
+    drop_path=0.0,
+    classifier_activation=None,
+    weights=None,
+    name=None,
+):
+    """Returns MobileNetV2 as a functional Keras model.
+
+    The input stores its range, (-1, 127/128): byte b of a photo is fed as b / 128 - 1.
+
+    Args:
+        input_shape: (H, W, C) of the images; H and W may be None.
+        classes: Number of classes.
+        width: Factor for the channels, rounded to multiples of 8. The head has 1280
+            channels at least.
+        attention: None, a registry name, {"name": ..., **arguments}, a Layer subclass,
+            a callable Site -> Layer, or a list of these. Blocks go into the 16 units
+            that expand.
+        attention_position: "after_expand", "after_depthwise", "after_project" or
+            "after_sum" (the unit's output, also where no sum is); None is the block's
+            own place, see `models/placement.py`.
+        include_top: False leaves out pooling and classifier: the model's output is the
+            head's map.
+        stem_stride: Stride of the first convolution: 2, or 1 for small images.
+        dropout: Rate of the dropout before the classifier.
+        drop_path: Stochastic depth: rate for the last unit, falling linearly to 0 at
+            the first; concerns the units with a residual sum.
+        classifier_activation: E.g. "softmax"; None for logits.
+        weights: Path of a .keras or .weights.h5 file of the same network, or None.
+            (Keras ignores layers that only a .weights.h5 file has.)
+        name: Name of the model.
+
+    Returns:
+        A `keras.Model`, (N, H, W, C) -> (N, classes) in float32, or (N, H / 32, W / 32,
+        head channels) with include_top=False (a size is rounded up at each halving).
+
+    Raises:
+        ValueError: An argument is not one of those above.
+
+    Reference: https://arxiv.org/abs/1801.04381
+    """
+    _check(input_shape, classes, width, stem_stride, dropout, drop_path, weights)
+    attend = Attention(
+        attention, attention_position, backbone="mobilenet_v2", positions=POSITIONS
+    )
+    inputs = image_input.make_input(input_shape, name="image")
+    x = _conv(inputs, divisible(STEM_CHANNELS * width), 3, stem_stride, "stem")
+    units = _units(width)
+    for unit, (expansion, channels, stride) in enumerate(units, 1):
+        drop = drop_path * (unit - 1) / (len(units) - 1)
+        x = _inverted_residual(x, unit, expansion, channels, stride, drop, attend)
+    x = _conv(x, divisible(HEAD_CHANNELS * max(1.0, width)), 1, 1, "head")
+    if include_top:
+        x = layers.GlobalAveragePooling2D(name="head_pool")(x)
+        x = layers.Dropout(dropout, name="head_dropout")(x)
+        x = layers.Dense(
+            classes,
+            activation=classifier_activation,
+            kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
+            dtype="float32",  # logits in half precision would cost accuracy
+            name="classifier",
+        )(x)
+    model = keras.Model(inputs, x, name=name or "mobilenet_v2")
+    if weights is not None:
+        _load(model, os.fspath(weights))
+    return model
+
+
+def divisible(channels, divisor=8):
+    """Returns the nearest multiple of `divisor` that is at least 90 % of `channels`."""
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded if rounded >= 0.9 * channels else rounded + divisor
+
+
+def _units(width):
+    """Returns (expansion, channels, stride) of each unit."""
+    return [
+        (expansion, divisible(channels * width), stride if first else 1)
+        for expansion, channels, count, stride in STAGES
+        for first in [True] + [False] * (count - 1)
+    ]
+
+
+def _inverted_residual(inputs, unit, expansion, channels, stride, drop, attend):
+    """Returns a unit's output: expand, depthwise 3x3, project, add."""
+    prefix = f"block_{unit}"
+
+    def place(x, position):
+        if expansion == 1:
+            return x
+        return attend(x, position, unit=unit, prefix=prefix)
+
+    x = inputs
+    if expansion > 1:
+        x = _conv(x, inputs.shape[-1] * expansion, 1, 1, f"{prefix}_expand")
+        x = place(x, "after_expand")
+    x = _conv(x, None, 3, stride, f"{prefix}_depthwise")
+    x = place(x, "after_depthwise")
+    x = _conv(x, channels, 1, 1, f"{prefix}_project", activation=False)
+    x = place(x, "after_project")
+    if stride == 1 and inputs.shape[-1] == channels:
+        if drop:
+            # One random number per sample: the branch is there or it is not.
+            x = layers.Dropout(drop, (None, 1, 1, 1), name=f"{prefix}_drop_path")(x)
+        x = layers.Add(name=f"{prefix}_add")([inputs, x])
+    return place(x, "after_sum")
+
+
+def _conv(x, channels, kernel_size, stride, name, activation=True):
+    """Returns convolution, batch normalization and ReLU6; channels=None: depthwise."""
+    if kernel_size > 1 and stride > 1:
+        # Symmetric, unlike "same", which pads even sizes on one side only.
+        x = layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
+        padding = "valid"
+    else:
+        padding = "same"
+    options = {
+        "strides": stride,
+        "padding": padding,
+        "use_bias": False,
+        "name": f"{name}_conv",
+    }
+    # N(0, sqrt(2 / (k * k * out))); a depthwise kernel's outputs are its `fan_in`.
+    if channels is None:
+        options["depthwise_initializer"] = _normal("fan_in")
+        x = layers.DepthwiseConv2D(kernel_size, **options)(x)
+    else:
+        options["kernel_initializer"] = _normal("fan_out")
+        x = layers.Conv2D(channels, kernel_size, **options)(x)
+    x = layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_bn")(x)
+    return layers.ReLU(6.0, name=f"{name}_relu")(x) if activation else x
+
+
+def _normal(mode):
+    return keras.initializers.VarianceScaling(2.0, mode, "untruncated_normal")
+
+
+def _load(model, path):
+    """Gives `model` the weights of a file; ValueError if they are another network's."""
+    if path.endswith(".weights.h5"):
+        model.load_weights(path)
+        return
+    # By name, because Keras would ignore layers that only the file has. Dropout's
+    # random state is no weight: rates may differ.
+    saved, ours = (
+        {
+            layer.name: layer
+            for layer in network.layers
+            if layer.weights and not isinstance(layer, layers.Dropout)
+        }
+        for network in (keras.models.load_model(path, compile=False), model)
+    )
+    if odd := sorted(saved.keys() ^ ours.keys()):
+        raise ValueError(
+            f"weights must be a file of the same network; {path} differs in "
+            f"{len(odd)} layers: {', '.join(odd[:3])}, ..."
+        )
+    for name, layer in ours.items():
+        layer.set_weights(saved[name].get_weights())
+
+
+def _check(input_shape, classes, width, stem_stride, dropout, drop_path, weights):
+    """Raises ValueError for an argument that the network can't be built with."""
+
+    def require(ok, argument, allowed, value):
+        if not ok:
+            raise ValueError(f"{argument} must be {allowed}; received {value!r}")
+
+    sizes = input_shape if isinstance(input_shape, (tuple, list)) else ()
+    ok = len(sizes) == 3 and all(_positive_int(size) for size in sizes if size)
+    ok = ok and 0 not in sizes and sizes[2] is not None
+    require(ok, "input_shape", "(H, W, C) with positive sizes", input_shape)
+    require(_positive_int(classes), "classes", "a positive integer", classes)
+    require(_number(width) and width > 0, "width", "a number > 0", width)
+    require(stem_stride in (1, 2), "stem_stride", "1 or 2", stem_stride)
+    for argument, rate in (("dropout", dropout), ("drop_path", drop_path)):
+        ok = _number(rate) and 0 <= rate < 1
+        require(ok, argument, "a number in [0, 1)", rate)
+    if weights is not None:
+        path = os.fspath(weights) if isinstance(weights, (str, os.PathLike)) else ""
+        ok = path.endswith((".keras", ".weights.h5")) and os.path.isfile(path)
+        allowed = "None or the path of an existing .keras or .weights.h5 file"
+        require(ok, "weights", allowed, weights)
+    require(
+        keras.config.image_data_format() == "channels_last",
+        "keras.config.image_data_format()",
+        "'channels_last'",
+        keras.config.image_data_format(),
+    )
+
+
+def _number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _positive_int(value):
+    return _number(value) and isinstance(value, int) and value > 0

@@ -1,0 +1,231 @@
+"""Stock layers that mobile forms are made of, filled with given numbers.
+
+Every function returns one built, named float32 Keras layer for channels-last maps. A
+mobile form (`deploy`) holds nothing else, so that each of its numbers is the kernel or
+the bias of a convolution: what fake quantization and the TFLite converter handle.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_attention")
+class BlockDiagonal(keras.constraints.Constraint):
+    """Keeps a dense kernel block-diagonal over groups of channels.
+
+    A dense convolution under this constraint computes a grouped convolution: the last
+    two axes of the kernel, (in, out), are cut into `groups` contiguous runs each, and
+    entries that connect different groups are set to exactly 0 after every update.
+
+    Args:
+        groups: Number of groups; must divide the input and the output channels.
+
+    Raises:
+        ValueError: `groups` is not a positive integer, or does not divide the channels.
+    """
+
+    def __init__(self, groups):
+        if not isinstance(groups, int) or isinstance(groups, bool) or groups < 1:
+            raise ValueError(f"groups must be a positive integer; received {groups!r}")
+        self.groups = groups
+
+    def __call__(self, w):
+        """Returns `w`, shape (..., in, out), with zeros between different groups."""
+        inputs, outputs = w.shape[-2:]
+        if inputs % self.groups or outputs % self.groups:
+            raise ValueError(
+                f"groups={self.groups} must divide the kernel's input and output "
+                f"channels; received a kernel of shape {tuple(w.shape)}"
+            )
+        block = np.ones((inputs // self.groups, outputs // self.groups), bool)
+        mask = np.kron(np.eye(self.groups, dtype=bool), block)
+        # A selection, not a product: 0 * inf would leave NaN between the groups.
+        return ops.where(mask, w, ops.zeros_like(w))
+
+    def get_config(self):
+        """Returns the arguments of the constructor."""
+        return {"groups": self.groups}
+
+
+def filled(layer, input_shape, weights):
+    """Builds a layer and gives it its numbers.
+
+    Args:
+        layer: An unbuilt Keras layer.
+        input_shape: The shape to build it for, batch axis included.
+        weights: Arrays in the order of `layer.weights`.
+
+    Returns:
+        The same layer, built.
+    """
+    layer.build(input_shape)
+    layer.set_weights([np.asarray(weight, "float32") for weight in weights])
+    return layer
+
+
+def pointwise(kernel, bias=None, *, name, trainable=True, kernel_constraint=None):
+    """Returns a 1x1 convolution with the given numbers.
+
+    Args:
+        kernel: Array (in, out).
+        bias: Array (out,), or None for a convolution without bias.
+        name: Name of the layer.
+        trainable: Whether the layer may be trained.
+        kernel_constraint: A Keras constraint for the kernel, e.g. `BlockDiagonal`.
+
+    Returns:
+        A built `Conv2D`, (N, H, W, in) -> (N, H, W, out).
+    """
+    kernel = np.asarray(kernel)
+    inputs, outputs = kernel.shape
+    layer = keras.layers.Conv2D(
+        outputs,
+        1,
+        use_bias=bias is not None,
+        kernel_constraint=kernel_constraint,
+        data_format="channels_last",
+        dtype="float32",
+        name=name,
+        trainable=trainable,
+    )
+    weights = [kernel[None, None]] + ([] if bias is None else [bias])
+    return filled(layer, (None, None, None, inputs), weights)
+
+
+def scale_shift(scale, shift=None, *, name, trainable=True):
+    """Returns y = x * scale + shift per channel, as a 1x1 depthwise convolution.
+
+    Args:
+        scale: Array (C,).
+        shift: Array (C,), or None for a scale alone.
+        name: Name of the layer.
+        trainable: Whether the layer may be trained.
+
+    Returns:
+        A built `DepthwiseConv2D`, (N, H, W, C) -> (N, H, W, C).
+    """
+    scale = np.asarray(scale)
+    layer = keras.layers.DepthwiseConv2D(
+        1,
+        use_bias=shift is not None,
+        data_format="channels_last",
+        dtype="float32",
+        name=name,
+        trainable=trainable,
+    )
+    weights = [scale[None, None, :, None]] + ([] if shift is None else [shift])
+    return filled(layer, (None, None, None, scale.size), weights)
+
+
+def group_sum(channels, groups, *, name):
+    """Returns the sums over `groups` contiguous runs of channels.
+
+    Args:
+        channels: Number of input channels, a multiple of `groups`.
+        groups: Number of groups, the number of output channels.
+        name: Name of the layer.
+
+    Returns:
+        A built 1x1 `Conv2D` with a constant 0/1 kernel, (N, H, W, channels) ->
+        (N, H, W, groups).
+
+    Raises:
+        ValueError: `groups` does not divide `channels`.
+    """
+    return pointwise(_membership(channels, groups), name=name, trainable=False)
+
+
+def group_spread(groups, channels, *, name):
+    """Returns each group's value repeated over the channels of the group.
+
+    Args:
+        groups: Number of groups, the number of input channels.
+        channels: Number of output channels, a multiple of `groups`.
+        name: Name of the layer.
+
+    Returns:
+        A built 1x1 `Conv2D` with a constant 0/1 kernel, (N, H, W, groups) ->
+        (N, H, W, channels).
+
+    Raises:
+        ValueError: `groups` does not divide `channels`.
+    """
+    return pointwise(_membership(channels, groups).T, name=name, trainable=False)
+
+
+def _membership(channels, groups):
+    """Returns the (channels, groups) 0/1 matrix: channel c belongs to group g."""
+    if groups < 1 or channels % groups:
+        raise ValueError(
+            f"groups must divide channels; received groups={groups}, "
+            f"channels={channels}"
+        )
+    return np.repeat(np.eye(groups, dtype="float32"), channels // groups, axis=0)
+
+
+def batch_norm_affine(layer):
+    """Returns the affine map that a batch normalization computes at inference.
+
+    Args:
+        layer: A built `keras.layers.BatchNormalization`, with or without `scale` and
+            `center`.
+
+    Returns:
+        Float32 arrays (scale, shift), each (C,): y = x * scale + shift. They are
+        computed in float64, so that folding them costs one rounding only.
+
+    Raises:
+        ValueError: The layer is not built.
+    """
+    if not layer.built:
+        raise ValueError(f"layer {layer.name!r} must be built before it is folded")
+    mean, variance = _float64(layer.moving_mean), _float64(layer.moving_variance)
+    scale = 1 / np.sqrt(variance + layer.epsilon)
+    if layer.gamma is not None:
+        scale = scale * _float64(layer.gamma)
+    shift = -mean * scale
+    if layer.beta is not None:
+        shift = shift + _float64(layer.beta)
+    return scale.astype("float32"), shift.astype("float32")
+
+
+def kernel_and_bias(conv):
+    """Returns the numbers of a built 1x1 convolution.
+
+    Args:
+        conv: A built `keras.layers.Conv2D` with a 1x1 kernel.
+
+    Returns:
+        Float64 arrays (in, out) and (out,); a missing bias is 0.
+    """
+    kernel = _float64(conv.kernel)[0, 0]
+    bias = _float64(conv.bias) if conv.use_bias else np.zeros(kernel.shape[1])
+    return kernel, bias
+
+
+def fold(conv, norm):
+    """Returns kernel and bias of norm(conv(x)) at inference, for a 1x1 convolution.
+
+    Args:
+        conv: A built `keras.layers.Conv2D` with a 1x1 kernel.
+        norm: The built `keras.layers.BatchNormalization` behind it.
+
+    Returns:
+        Float64 arrays (in, out) and (out,).
+
+    Raises:
+        ValueError: `norm` is not built.
+    """
+    kernel, bias = kernel_and_bias(conv)
+    scale, shift = batch_norm_affine(norm)
+    return kernel * scale, bias * scale + shift
+
+
+def activation(function, *, name):
+    """Returns a float32 `Activation` layer of the given name."""
+    return keras.layers.Activation(function, dtype="float32", name=name)
+
+
+def _float64(variable):
+    return variable.numpy().astype("float64")

@@ -1,0 +1,146 @@
+"""Where builders put attention blocks, and how these are named."""
+
+import keras
+import numpy as np
+import pytest
+from support.small_networks import SMALL, images
+
+from keras_attention import CoordAttention, models
+from keras_attention.models import _attention, mobilenet_v2, placement
+
+POSITIONS = mobilenet_v2.POSITIONS
+
+
+class TestAttention:
+    def test_coord_stands_behind_each_depthwise_convolution(self, small):
+        blocks = [x for x in small.layers if isinstance(x, CoordAttention)]
+        assert [block.name for block in blocks] == [
+            f"block_{unit}_attention" for unit in range(2, 18)
+        ]
+        for unit, block in enumerate(blocks, 2):
+            before = small.get_layer(f"block_{unit}_depthwise_relu")
+            behind = small.get_layer(f"block_{unit}_project_conv")
+            assert block.input is before.output
+            assert behind.input is block.output
+
+    @pytest.mark.parametrize("position", POSITIONS)
+    def test_positions(self, position):
+        sites = []
+
+        def identity(site):
+            sites.append(site)
+            return keras.layers.Identity(name=site.name)
+
+        model = models.MobileNetV2(
+            **SMALL, attention=identity, attention_position=position
+        )
+        assert [site.unit for site in sites] == list(range(2, 18))
+        assert {site.position for site in sites} == {position}
+        assert {site.backbone for site in sites} == {"mobilenet_v2"}
+        names = {layer.name for layer in model.layers}
+        for site in sites:
+            prefix = f"block_{site.unit}"
+            project = f"{prefix}_project_bn"
+            before = {
+                "after_expand": f"{prefix}_expand_relu",
+                "after_depthwise": f"{prefix}_depthwise_relu",
+                "after_project": project,
+                "after_sum": f"{prefix}_add" if f"{prefix}_add" in names else project,
+            }[position]
+            layer = model.get_layer(site.name)
+            assert layer.input is model.get_layer(before).output
+            assert site.shape == layer.output.shape
+            assert site.channels == layer.output.shape[-1]
+        if position == "after_project":  # inside the branch, not behind the sum
+            add = model.get_layer("block_3_add")
+            assert model.get_layer("block_3_attention").output in add.input
+
+    def test_every_way_to_name_a_block(self):
+        class Gate(keras.layers.Layer):
+            def call(self, x):
+                return x
+
+        def blocks(value):
+            x = keras.Input((4, 4, 64))
+            attention = _attention.Attention(
+                value, None, backbone="mobilenet_v2", positions=POSITIONS
+            )
+            assert attention(x, "after_sum", unit=2, prefix="block_2") is x
+            y = attention(x, "after_depthwise", unit=2, prefix="block_2")
+            return [
+                (layer.name, type(layer), getattr(layer, "reduction", None))
+                for layer in keras.Model(x, y).layers[1:]
+            ]
+
+        coord = [("block_2_attention", CoordAttention, 32)]
+        assert blocks(None) == blocks([]) == []
+        assert blocks("coord") == blocks(["coord"]) == coord
+        assert blocks({"name": "coord"}) == blocks(CoordAttention) == coord
+        coord16 = [("block_2_attention", CoordAttention, 16)]
+        assert blocks({"name": "coord", "reduction": 16}) == coord16
+        assert blocks(lambda site: CoordAttention(16, name=site.name)) == coord16
+        assert blocks([Gate, "coord"]) == [
+            ("block_2_attention_1", Gate, None),
+            ("block_2_attention_2", CoordAttention, 32),
+        ]
+
+    def test_live_attention_changes_the_logits(self, small):
+        """Fixing the gates at 1/4, their initial product, changes the output."""
+        plain = models.MobileNetV2(
+            **SMALL, attention=lambda site: keras.layers.Rescaling(0.25, name=site.name)
+        )
+        for layer in plain.layers:
+            if layer.weights:
+                layer.set_weights(small.get_layer(layer.name).get_weights())
+        x = images(8, 32, 32, 3)
+        y = small(x).numpy()
+        assert np.abs(plain(x) - y).max() >= 0.05 * np.abs(y).max()
+
+    def test_placement_table_names_positions(self):
+        for backbone, positions in placement.PLACEMENT.items():
+            assert backbone == "mobilenet_v2"
+            assert set(positions.values()) <= set(POSITIONS)
+        assert placement.position_of("mobilenet_v2", "coord") == "after_depthwise"
+        assert placement.position_of("mobilenet_v2", None) == "after_depthwise"
+
+    def test_table_decides_where_no_position_is_given(self, monkeypatch):
+        table = {"mobilenet_v2": {None: "after_sum", "coord": "after_expand"}}
+        monkeypatch.setattr(placement, "PLACEMENT", table)
+        sites = []
+
+        def spy(site):
+            sites.append(site.position)
+            return keras.layers.Identity()
+
+        attention = ["coord", CoordAttention, keras.layers.Identity, spy]
+        model = models.MobileNetV2(**SMALL, attention=attention)
+        for number, before in enumerate(
+            ("expand_relu", "attention_1", "project_bn"), 1
+        ):
+            layer = model.get_layer(f"block_2_attention_{number}")
+            assert layer.input is model.get_layer(f"block_2_{before}").output
+        assert sites == ["after_sum"] * 16
+
+    @pytest.mark.parametrize(
+        ("value", "message"),
+        [
+            ("cord", "unknown attention name 'cord'.*did you mean 'coord'"),
+            ({"reduction": 4}, "unknown attention name None"),
+            (3, "attention must be None, a registry name.*received 3"),
+            (CoordAttention(), "attention must be None.*<CoordAttention"),
+            (["coord", None], "attention must be None.*received None"),
+            (lambda site: None, "must return a keras.layers.Layer.*None.*block_2"),
+            ({"name": "coord", "reduction": 0}, "reduction must be a positive"),
+        ],
+    )
+    def test_refuses(self, value, message):
+        with pytest.raises(ValueError, match=message):
+            models.MobileNetV2(**SMALL, attention=value)
+
+    def test_refuses_a_position(self):
+        message = "attention_position must be.*after_expand.*received 'before'"
+        with pytest.raises(ValueError, match=message):
+            models.MobileNetV2(**SMALL, attention_position="before")
+
+    def test_site_is_exported_for_annotations(self):
+        assert models.Site is _attention.Site
