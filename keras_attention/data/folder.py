@@ -1,0 +1,203 @@
+"""Finding the photos of a class folder: one sub-folder per class, named after it."""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import os
+import pathlib
+from collections.abc import Iterator
+
+from keras_attention.data import images
+
+# The folder that holds the test images beside train/, the first that is there.
+_TEST_NAMES = ("val", "validation", "test")
+
+# Without train/ and val/, one file in five is for testing.
+_TEST_SHARE = 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class SkippedFile:
+    """A file with an image's suffix that could not be read, and why."""
+
+    path: pathlib.Path
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """An image file and the index of its class."""
+
+    path: pathlib.Path
+    label: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassFolder:
+    """What `scan_folder` found.
+
+    Attributes:
+        labels: Class names, sorted; a sample's label is an index into them.
+        train: Training samples, sorted by path inside each class.
+        test: Test samples likewise.
+        skipped: Damaged files that are in neither.
+    """
+
+    labels: tuple[str, ...]
+    train: tuple[Sample, ...]
+    test: tuple[Sample, ...]
+    skipped: tuple[SkippedFile, ...]
+
+
+def scan_folder(path: str | os.PathLike, *, strict: bool = False) -> ClassFolder:
+    """Find classes and images under a folder, decode each once, and split them.
+
+    With `train/` and one of `val/`, `validation/`, `test/` under `path` these are the
+    split. Otherwise `path` holds the class folders, and a file is a test image if the
+    SHA-256 of its path relative to `path` falls into the lowest fifth: adding files
+    never moves others across. A class that would have no image on one side gives the
+    file with the lowest (highest) hash to it.
+
+    Image files are those with one of the usual suffixes in upper or lower case, at any
+    depth below the class folder. Names that begin with a dot are ignored.
+
+    Args:
+        path: The folder.
+        strict: If True a damaged file is an error instead of being skipped.
+
+    Returns:
+        The classes, both sample lists and the skipped files.
+
+    Raises:
+        ValueError: If there are fewer than two classes, a class without images, classes
+            that differ between the two splits or, with `strict`, a damaged file.
+        OSError: If the folder does not exist or can't be listed.
+    """
+    root = pathlib.Path(path)
+    splits = _given_splits(root)
+    skipped: list[SkippedFile] = []
+    found = [_classes(folder, strict, skipped) for folder in splits or (root,)]
+    labels = tuple(found[0])
+    if len(labels) < 2:
+        raise ValueError(
+            f"{splits[0] if splits else root} must hold at least two class folders "
+            f"with images in them, found {list(labels) or 'none'}"
+        )
+    if splits:
+        _require_same_classes(splits, found)
+        train, test = found
+    else:
+        train, test = _split(root, found[0])
+    return ClassFolder(
+        labels, _samples(train, labels), _samples(test, labels), tuple(skipped)
+    )
+
+
+def _given_splits(root: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path] | None:
+    train = root / "train"
+    tests = [root / name for name in _TEST_NAMES if (root / name).is_dir()]
+    return (train, tests[0]) if train.is_dir() and tests else None
+
+
+def _classes(
+    folder: pathlib.Path, strict: bool, skipped: list[SkippedFile]
+) -> dict[str, list[pathlib.Path]]:
+    """Readable image files per class name, both sorted."""
+    names = sorted(
+        entry.name
+        for entry in folder.iterdir()
+        if entry.is_dir() and not entry.name.startswith(".")
+    )
+    classes = {name: sorted(_image_files(folder / name)) for name in names}
+    files = [file for group in classes.values() for file in group]
+    damaged = _damaged(files)
+    if strict and damaged:
+        raise ValueError(
+            f"{len(damaged)} of {len(files)} image files can't be read, the first: "
+            f"{damaged[0].reason}"
+        )
+    skipped.extend(damaged)
+    bad = {entry.path for entry in damaged}
+    for name, group in classes.items():
+        classes[name] = [file for file in group if file not in bad]
+        if not classes[name]:
+            unreadable = f" ({len(group)} can't be read)" if group else ""
+            raise ValueError(
+                f"class folder {folder / name} holds no image{unreadable}; expected "
+                f"files that end in {', '.join(sorted(images.SUFFIXES))}"
+            )
+    return classes
+
+
+def _image_files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    def fail(error: OSError):
+        raise error
+
+    for parent, folders, files in os.walk(folder, onerror=fail):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            suffix = pathlib.PurePath(name).suffix.lower()
+            if suffix in images.SUFFIXES and not name.startswith("."):
+                yield pathlib.Path(parent, name)
+
+
+def _damaged(files: list[pathlib.Path]) -> list[SkippedFile]:
+    """Decode every file once; Pillow does it outside of Python's lock."""
+
+    def reason(file: pathlib.Path) -> str | None:
+        try:
+            # One pixel: JPEGs are decoded at an eighth of their size, yet to the end.
+            images.open_image(file, (1, 1))
+        except images.UnreadableImageError as error:
+            return str(error)
+        return None
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        reasons = pool.map(reason, files)
+        return [
+            SkippedFile(file, why)
+            for file, why in zip(files, reasons, strict=True)
+            if why
+        ]
+
+
+def _require_same_classes(splits, found) -> None:
+    names = [set(classes) for classes in found]
+    if names[0] != names[1]:
+        raise ValueError(
+            f"{splits[0]} and {splits[1]} must hold the same classes; only in the "
+            f"first: {sorted(names[0] - names[1])}, only in the second: "
+            f"{sorted(names[1] - names[0])}"
+        )
+
+
+def _split(root: pathlib.Path, classes: dict[str, list[pathlib.Path]]):
+    train, test = {}, {}
+    for name, files in classes.items():
+        if len(files) < 2:
+            raise ValueError(
+                f"class folder {root / name} holds one image; it takes two, one to "
+                "train with and one to test with"
+            )
+        drawn = {file: _draw(file.relative_to(root)) for file in files}
+        ranked = sorted(files, key=drawn.get)
+        # At least one on each side, whatever the hashes say.
+        chosen = {file for file in ranked[:-1] if drawn[file] < _TEST_SHARE}
+        chosen.add(ranked[0])
+        test[name] = [file for file in files if file in chosen]
+        train[name] = [file for file in files if file not in chosen]
+    return train, test
+
+
+def _draw(relative: pathlib.PurePath) -> float:
+    """A number in [0, 1) that depends on the path alone, on any machine."""
+    digest = hashlib.sha256(relative.as_posix().encode()).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
+
+
+def _samples(classes: dict[str, list[pathlib.Path]], labels) -> tuple[Sample, ...]:
+    return tuple(
+        Sample(file, labels.index(name))
+        for name, files in classes.items()
+        for file in files
+    )
