@@ -89,13 +89,13 @@ def _not_opened(layer, name, problem, error):
 
 
 def sublayer_names(layer: keras.Layer, copy: keras.Layer) -> dict[int, str]:
-    """Names the sub-layers of a copy: as the user did, or by their attributes.
+    """Names the layers inside of a copy: as the user did, or by their attributes.
 
     Automatic names count up in a process; an attribute's name is the same in every
-    process.
+    process. The layers of a model that is an attribute are numbered.
 
     Returns:
-        Maps id(sub-layer of the copy) to a name.
+        Maps id(layer inside of the copy) to a name.
     """
     names = {}
 
@@ -103,15 +103,19 @@ def sublayer_names(layer: keras.Layer, copy: keras.Layer) -> dict[int, str]:
         if isinstance(new, keras.Layer):
             given = getattr(old, "name", None) == new.name
             names.setdefault(id(new), new.name if given else label)
+            if isinstance(new, keras.Sequential) or graphs.is_functional(new):
+                add(getattr(old, "layers", ()), new.layers, "")
             return
         if isinstance(new, list | tuple):
             old, new = dict(enumerate(old or ())), dict(enumerate(new))
         if isinstance(new, dict):
             for key, value in new.items():
-                add((old or {}).get(key), value, f"{label}_{key}")
+                add((old or {}).get(key), value, f"{label}_{key}".strip("_"))
 
-    for attribute, value in vars(copy).items():
-        if attribute not in _BOOKKEEPING:
+    # What TensorFlow notes in a layer begins with "_self_".
+    attributes = sorted(vars(copy).items(), key=lambda item: item[0].startswith("_"))
+    for attribute, value in attributes:
+        if attribute not in _BOOKKEEPING and not attribute.startswith("_self_"):
             add(getattr(layer, attribute, None), value, attribute.strip("_"))
     return names
 

@@ -86,10 +86,12 @@ def convert(
     Raises:
         OSError: the files can't be written.
         RuntimeError: Keras does not run on TensorFlow, or TensorFlow's converter fails.
-        ValueError: a precision that the model can't have; as many labels as there are
-            not classes; a softmax behind a softmax; no gates in the model; a range that
-            is empty, not finite or not of 8 bits, by layer name; or an operator or a
-            tensor is left that would stop the file on a phone, by tensor and layer.
+        TypeError: `model` is no functional or Sequential model.
+        ValueError: a precision that the model can't have; labels that are not one per
+            class; a softmax behind a softmax; gates of a model without; a range that is
+            empty, not finite or not of 8 bits, by layer name; or an operator or tensor
+            is left that would stop the file on a phone, by tensor and layer name. And
+            what `mobile.deploy` and `mobile.quantize` raise.
     """
     _check_backend()
     quantized = is_quantized(model)
@@ -116,10 +118,8 @@ def convert(
             + "\n".join(found)
         )
     litert.name_ends(file.model, *_end_names(graph, softmax))
-    facts = {
-        name: getattr(file, name)
-        for name in ("operators", "dtypes", "inputs", "outputs")
-    }
+    operators, dtypes = file.operators, file.dtypes
+    inputs, outputs = file.inputs, file.outputs
     contents = {target: litert.pack(file.model)}
     twin = None
     if precision == "int8":
@@ -133,13 +133,18 @@ def convert(
         labels_path=labels_path,
         precision=precision,
         bytes=len(contents[target]),
-        **facts,
+        operators=operators,
+        dtypes=dtypes,
+        inputs=inputs,
+        outputs=outputs,
     )
 
 
 def is_quantized(model: keras.Model) -> bool:
     """Whether the model comes from `mobile.quantize`."""
-    return any(isinstance(layer, FakeQuantize) for layer in model.layers)
+    return any(
+        isinstance(layer, FakeQuantize) for layer in getattr(model, "layers", ())
+    )
 
 
 def with_gates(model: keras.Model) -> keras.Model:
@@ -239,7 +244,7 @@ def _check_softmax(model):
         )
     graph = graphs.trace_model(model)
     node = _computed_by(model.outputs[0], graph.producers())
-    if rules.operation_name(node.op) == "Softmax":
+    if node is not None and rules.operation_name(node.op) == "Softmax":
         raise ValueError(
             f"Model '{model.name}' ends in a softmax already: leave softmax=False."
         )
@@ -247,17 +252,18 @@ def _check_softmax(model):
 
 def _computed_by(tensor, producers):
     """Returns the call that computes a tensor, looking through fake quantization."""
-    node = producers[id(tensor)]
-    while isinstance(node.op, FakeQuantize) and id(node.input_tensors[0]) in producers:
-        node = producers[id(node.input_tensors[0])]
+    node = producers.get(id(tensor))
+    while node is not None and isinstance(node.op, FakeQuantize):
+        node = producers.get(id(node.input_tensors[0]))
     return node
 
 
 def _end_names(graph: graphs.Graph, softmax: bool) -> tuple[list[str], list[str]]:
     """Returns names for the file's inputs and outputs, taken from the Keras layers."""
     producers, names = graph.producers(), graphs.Names()
-    inputs = [names.unique(t._keras_history.operation.name) for t in graph.inputs]
-    outputs = [_computed_by(tensor, producers).name for tensor in graph.outputs]
+    inputs = [names.unique(tensor.name) for tensor in graph.inputs]
+    makers = [_computed_by(tensor, producers) for tensor in graph.outputs]
+    outputs = [maker.name if maker else "output" for maker in makers]
     if softmax:
         outputs[0] += "_softmax"
     return inputs, [names.unique(name) for name in outputs]

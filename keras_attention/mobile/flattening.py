@@ -49,6 +49,10 @@ _ARITHMETIC = ("Add", "Subtract", "Multiply", "Divide", "TrueDivide")
 class Flattener(Rewriter):
     """Writes a model as one flat graph of stock layers and operations."""
 
+    def __init__(self):
+        super().__init__()
+        self._names = {}  # id(layer inside of a composite layer's copy) -> its name
+
     def model(self, model, tensors, prefix=""):
         """Appends all calls of a functional or Sequential model; returns its outputs.
 
@@ -84,7 +88,7 @@ class Flattener(Rewriter):
         kwargs = {key: value for key, value in kwargs.items() if key != "training"}
         if kwargs.get("mask", 0) is None:
             del kwargs["mask"]
-        name = prefix + name
+        name = prefix + self._names.get(id(op), name)
         if isinstance(op, fake_quant.QUANTIZING):
             raise ValueError(
                 f"Layer '{name}' is quantized already: deploy or quantize the float "
@@ -170,14 +174,14 @@ class Flattener(Rewriter):
         if "training" in inspect.signature(layer.call).parameters:
             kwargs = kwargs | {"training": False}
         copy = self.once(lambda: composites.copy(layer, name, args, kwargs), layer)
-        names, seen = composites.sublayer_names(layer, copy), set()
+        self._names |= composites.sublayer_names(layer, copy)
+        seen = set()
 
         def apply(node, a, k):
             for leaf in tree.flatten((node.args, node.kwargs)):
                 if isinstance(leaf, keras.Variable):
                     seen.add(id(leaf))
-            inner = names.get(id(node.op), node.name)
-            return self.call(node.op, inner, a, k, f"{name}_", owner=layer)
+            return self.call(node.op, node.name, a, k, f"{name}_", owner=layer)
 
         reads = composites.Reads()
         function = composites.tracing(copy, name, reads)

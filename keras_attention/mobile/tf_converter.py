@@ -86,10 +86,13 @@ def convert(graph: graphs.Graph, integer: bool, softmax: bool) -> bytes:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences two remarks of the converter that do not concern this use of it."""
+    """Silences remarks of the converter that do not concern this use of it."""
 
     def keep(record: logging.LogRecord) -> bool:
-        return "trackable_obj" not in record.getMessage()
+        # On handing over a function alone; on outputs that may stay float, for which
+        # the file itself is checked.
+        told = record.getMessage()
+        return "trackable_obj" not in told and "inference_output_type" not in told
 
     logger = logging.getLogger("absl")
     logger.addFilter(keep)
@@ -102,31 +105,27 @@ def _quiet() -> Iterator[None]:
 
 
 def _kernel_ranges(graph: graphs.Graph) -> list[tuple[keras.Variable, np.ndarray]]:
-    """Returns kernel ranges wide enough for 32 bits, where the given ones are not.
+    """Returns kernel ranges wide enough for the biases, where the given ones are not.
 
     A bias is stored in steps of input scale * kernel scale. In a channel whose kernel
     is (nearly) zero these are so small that a live bias overflows int32, silently. A
-    kernel scale of at least |bias| / (input scale * 2^30) keeps it below 2^30; the same
-    with the output's scale keeps the factor between the two grids above 2^-31, below
-    which XNNPACK refuses it. The kernel of such a channel moves its output by less than
-    1e-6 of these, so nothing is lost.
+    kernel scale of at least |bias| / (input scale * 2^30) keeps it within 2^30. The
+    steps that the kernel loses by it move the output by less than 1e-6 of the bias.
 
     Returns:
         (variable, value) for the bounds of every kernel range.
     """
-    producers, readers = graph.producers(), graph.consumers()
+    producers = graph.producers()
     mapping = []
     for calls in graph.calls().values():
         wrapper = calls[0].op
         if not isinstance(wrapper, QuantizedKernel) or wrapper.get_range() is None:
             continue
-        before = min(_step(_quantizer_before(node, producers)) for node in calls)
-        after = max(_step(_quantizer_behind(node, readers)) for node in calls)
-        if not before:
-            continue  # Stays float, which `problems` reports.
+        steps = [_input_scale(node, producers) for node in calls]
         bias = getattr(wrapper.layer, "bias", None)
-        size = np.abs(0.0 if bias is None else np.asarray(bias))
-        floor = 127 * np.maximum(size, after) / (before * 2**30)
+        if bias is None or None in steps:  # What stays float is found in the file.
+            continue
+        floor = 127 * np.abs(np.asarray(bias)) / (min(steps) * 2**30)
         low, high = wrapper.get_range()
         if np.ndim(low) == 0:
             floor = np.max(floor)
@@ -138,24 +137,11 @@ def _kernel_ranges(graph: graphs.Graph) -> list[tuple[keras.Variable, np.ndarray
     return mapping
 
 
-def _quantizer_before(node, producers):
-    """Returns the fake quantization on whose grid the input of a call stands."""
-    while node is not None:
-        node = producers.get(id(node.input_tensors[0]))
-        if node is not None and isinstance(node.op, FakeQuantize):
-            break
-    return node
-
-
-def _quantizer_behind(node, readers):
-    """Returns the fake quantization of a call's output, through a fused ReLU."""
+def _input_scale(node, producers):
+    """Returns the scale of the grid that the input of a call stands on, or None."""
     while node is not None and not isinstance(node.op, FakeQuantize):
-        node = readers[id(node.output_tensors[0])][0]
-    return node
-
-
-def _step(quantizer):
-    if quantizer is None:
-        return 0.0
-    low, high = quantizer.op.get_range()
+        node = producers.get(id(node.input_tensors[0]))
+    if node is None or node.op.get_range() is None:
+        return None
+    low, high = node.op.get_range()
     return float(high - low) / 255

@@ -1,8 +1,9 @@
 """Runs a .tflite file and its Keras model on the same data, and compares them."""
 
 import dataclasses
+import functools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -97,17 +98,16 @@ def verify(
         against = keras.saving.load_model(against)
     model = _matching(against, runner.file, str(path))
     softmax = runner.file.made_by(0) == "SOFTMAX"
+    compute = _inference(model)
     outputs = [_Comparison(tensor) for tensor in runner.outputs]
     labels = _Labels()
     clipped = values = samples = 0
     for number, (x, y) in enumerate(_batches(data, model)):
-        inputs = [np.asarray(leaf, "float32") for leaf in keras.tree.flatten(x)]
+        inputs = keras.tree.flatten(x)
         if not all(np.isfinite(array).all() for array in inputs):
-            raise ValueError(f"Batch {number} of the data holds values that are NaN "
-                             "or infinite.")  # fmt: skip
+            raise ValueError(f"Batch {number} of the data holds NaN or infinity.")
         ours = runner(*inputs)
-        reference = keras.tree.flatten(model.predict_on_batch(x))
-        reference = [keras.ops.convert_to_numpy(array) for array in reference]
+        reference = [np.asarray(array) for array in keras.tree.flatten(compute(x))]
         if softmax and not _is_distribution(reference[0]):
             reference[0] = _softmax(reference[0])
         for comparison, got, wanted in zip(outputs, ours, reference, strict=True):
@@ -144,8 +144,21 @@ def _matching(model: keras.Model, file: litert.File, path: str) -> keras.Model:
     return model
 
 
+def _inference(model: keras.Model) -> Callable[[Any], Any]:
+    """Returns the model's inference function, as a graph where Keras has those.
+
+    Not `predict`: for a compiled model it may use XLA, which rounds elsewhere.
+    """
+    compute = functools.partial(model, training=False)
+    if keras.backend.backend() != "tensorflow":
+        return compute
+    import tensorflow as tf
+
+    return tf.function(compute, reduce_retracing=True, autograph=False)
+
+
 def _batches(data: Any, model: keras.Model) -> Iterator[tuple[Any, Any]]:
-    """Yields (x, y) in batches; y is the first output's, None without labels."""
+    """Yields (x, y) in batches: x float32; y the first output's labels, or None."""
     rank = len(model.inputs[0].shape)
     if isinstance(data, tuple | dict) or hasattr(data, "shape"):
         data = _slices(data)
@@ -153,7 +166,7 @@ def _batches(data: Any, model: keras.Model) -> Iterator[tuple[Any, Any]]:
         raise ValueError(f"data must be arrays or an iterable. Received: {data!r}")
     for element in data:
         x, y, _ = keras.utils.unpack_x_y_sample_weight(element)
-        x = keras.tree.map_structure(keras.ops.convert_to_numpy, x)
+        x = keras.tree.map_structure(lambda leaf: np.asarray(leaf, "float32"), x)
         y = None if y is None else np.asarray(keras.tree.flatten(y)[0])
         if keras.tree.flatten(x)[0].ndim == rank - 1:  # One sample, not a batch.
             x = keras.tree.map_structure(lambda leaf: leaf[None], x)
