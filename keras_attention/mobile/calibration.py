@@ -11,7 +11,7 @@ from keras import ops, tree
 _BATCH = 32
 
 
-def batches(calibration: Any, limit: int) -> Iterator[Any]:
+def batches(calibration: Any, limit: int, inputs: int = 1) -> Iterator[Any]:
     """Yields at most `limit` batches of inputs, as numpy arrays.
 
     Args:
@@ -19,12 +19,18 @@ def batches(calibration: Any, limit: int) -> Iterator[Any]:
             several inputs, or an iterable of batches x or (x, y): a `tf.data.Dataset`,
             a `keras.utils.PyDataset`, a list of tuples.
         limit: number of batches.
+        inputs: number of inputs that the model has.
 
     Raises:
         ValueError: there is no data, or some of it is not finite.
     """
+    if limit < 1:
+        raise ValueError(
+            f"calibration_batches must be a positive number. Received: {limit}"
+        )
     index = -1
-    for index, batch in zip(range(limit), _all_batches(calibration), strict=False):
+    found = _all_batches(calibration, inputs)
+    for index, batch in zip(range(limit), found, strict=False):
         batch = tree.map_structure(ops.convert_to_numpy, batch)
         for array in tree.flatten(batch):
             if not len(array):
@@ -39,7 +45,7 @@ def batches(calibration: Any, limit: int) -> Iterator[Any]:
         raise ValueError("The calibration data is empty: give at least one batch.")
 
 
-def _all_batches(calibration):
+def _all_batches(calibration, inputs):
     if isinstance(calibration, tuple):
         raise ValueError(
             "calibration is a tuple, which may mean (x, y) or two inputs: pass x "
@@ -54,6 +60,11 @@ def _all_batches(calibration):
         for batch in calibration:
             yield keras.utils.unpack_x_y_sample_weight(batch)[0]
         return
+    if len(arrays) not in (0, inputs):
+        raise ValueError(
+            f"calibration holds {len(arrays)} arrays, the model has {inputs} input(s). "
+            "For batches of one input pass an iterator, a dataset or tuples (x, y)."
+        )
     for start in range(0, len(arrays[0]) if arrays else 0, _BATCH):
         part = slice(start, start + _BATCH)
         yield tree.map_structure(operator.itemgetter(part), calibration)

@@ -11,6 +11,7 @@ HOW_TO_DEPLOY = (
     "Give the layer a method deploy(self) that returns a function of a symbolic tensor "
     "made of stock Keras layers."
 )
+_CALL_FAILS = "its call() fails on symbolic tensors"
 # What every layer has: its bookkeeping of sub-layers is there, too.
 _BOOKKEEPING = frozenset(vars(keras.layers.Identity(name="probe")))
 
@@ -27,13 +28,16 @@ def copy(layer: keras.Layer, name: str, args: tuple, kwargs: dict) -> keras.Laye
     Raises:
         ValueError: its configuration or its `call` fails.
     """
+    problem = "get_config() and from_config() make no copy of it"
     try:
         config = graphs.in_float32(layer.get_config())
         made = type(layer).from_config(config)
+        problem = _CALL_FAILS
         made(*args, **kwargs)
+        problem = "its copy has other weights"
         graphs.copy_weights(layer, made)
     except Exception as error:
-        raise _not_opened(layer, name, "it can't be copied", error) from error
+        raise _not_opened(layer, name, problem, error) from error
     return made
 
 
@@ -69,7 +73,7 @@ def tracing(layer: keras.Layer, name: str, reads: Reads) -> Callable:
             with reads:
                 return layer.call(*args, **kwargs)
         except Exception as error:
-            problem = "its call() fails on symbolic tensors"
+            problem = _CALL_FAILS
             if reads.variables:
                 used = reads.variables[-1].name
                 problem += (

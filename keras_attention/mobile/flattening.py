@@ -107,17 +107,21 @@ class Flattener(Rewriter):
         if not isinstance(op, keras.Layer):
             return self._operation(op, name, args, kwargs, owner)
         if callable(getattr(op, "deploy", None)):
-            function = self.once(op.deploy, op)
-            return self.inline(
-                function,
-                args,
-                kwargs,
-                lambda node, a, k: self.call(node.op, node.name, a, k, prefix),
-                prefix=f"{op.name}_",
-            )
+            return self._deployed(op, name, args, kwargs)
         if _is_stock(op):
             return self._stock_layer(op, name, args, kwargs)
         return self._composite(op, name, args, kwargs)
+
+    def _deployed(self, layer, name, args, kwargs):
+        """Appends a call of a layer that has a mobile form of its own."""
+        function = self.once(layer.deploy, layer)
+
+        def apply(node, a, k):
+            # Called after the layer, whose name may be an automatic one.
+            role = node.name.removeprefix(f"{layer.name}_")
+            return self.call(node.op, role, a, k, f"{name}_")
+
+        return self.inline(function, args, kwargs, apply, prefix=f"{layer.name}_")
 
     def _stock_layer(self, layer, name, args, kwargs):
         _refuse_channels_first(layer, name, args)

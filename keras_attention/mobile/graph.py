@@ -109,8 +109,8 @@ def trace(inputs: Sequence[Tensor], outputs: Any) -> Graph:
         if id(tensor) in known:
             stack.pop()
             continue
-        history = tensor._keras_history
-        if history.operation is None:
+        history = getattr(tensor, "_keras_history", None)
+        if history is None or history.operation is None:
             raise ValueError(f"{tensor} does not depend on the inputs.")
         call = history.operation._inbound_nodes[history.node_index]
         if call.is_input:

@@ -122,7 +122,7 @@ def _calibrate(deployed, placement, calibration, limit):
     """Returns {range: (low, high)} of what the float model computes."""
     ranges = placement.all_ranges()
     tensors = list({id(t): t for r in ranges for t in r.tensors}.values())
-    data = calibrating.batches(calibration, limit)
+    data = calibrating.batches(calibration, limit, len(deployed.inputs))
     found = calibrating.extremes(deployed, tensors, data)
     seen = {id(t): bounds for t, bounds in zip(tensors, found, strict=True)}
     inputs = {id(t) for t in deployed.inputs}

@@ -185,9 +185,6 @@ def _fit(
     )
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=weight_decay)
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    # Before tracing: else TensorFlow traces the training step twice (MobileNetV2 with
-    # CoordAttention, 286 variables: 35 s instead of 50).
-    optimizer.build(model.trainable_variables)
     model.compile(
         optimizer,
         loss=keras.losses.CategoricalCrossentropy(
@@ -195,6 +192,12 @@ def _fit(
         ),
         metrics=["accuracy"],
     )
+    # Variables that come into being while TensorFlow traces the training step make it
+    # trace a second time, which takes as long as several epochs of a small data set.
+    optimizer.build(model.trainable_variables)
+    answer = tf.one_hot([0], len(data.labels))
+    model.compute_metrics(None, answer, answer)
+    model.reset_metrics()
     history = model.fit(
         train,
         validation_data=_one_hot(data.test, data),
@@ -203,7 +206,8 @@ def _fit(
         callbacks=[*callbacks, keras.callbacks.TerminateOnNaN()],
         verbose=0,
     ).history
-    if not math.isfinite(history["loss"][-1]):
+    # The last step shows in the test loss only.
+    if not all(math.isfinite(history[name][-1]) for name in ("loss", "val_loss")):
         raise ValueError(
             f"the loss is not finite after {len(history['loss'])} epochs: use a "
             f"learning rate below {learning_rate:g}"

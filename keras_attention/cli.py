@@ -1,0 +1,342 @@
+"""The command line: keras-attention demo, train, quantize, convert, verify, list.
+
+Every command is a few calls of the library. What the library or the system refuses is
+shown as one line (--traceback shows all of it); exit status 1, or 2 if the
+command line itself is wrong. Imports that take long stand inside the commands.
+"""
+
+import pathlib
+from typing import Annotated
+
+import typer
+import typer.core
+from rich.console import Console
+from rich.markup import escape
+
+Keras = Annotated[
+    pathlib.Path,
+    typer.Argument(
+        exists=True, dir_okay=False, metavar="MODEL.keras", show_default=False
+    ),
+]
+Data = Annotated[
+    str,
+    typer.Option(help="'digits' or 'folder:PATH', with one sub-folder per class."),
+]
+Strict = Annotated[
+    bool,
+    typer.Option("--strict", help="Fail on a damaged image instead of skipping it."),
+]
+InputRange = Annotated[
+    tuple[float, float] | None,
+    typer.Option(
+        metavar="LO HI",
+        help="What byte 0 and byte 255 become; by default what the model stores.",
+        show_default=False,
+    ),
+]
+Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training images.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images per batch.")]
+Rate = Annotated[float, typer.Option(help="Highest learning rate.")]
+Seed = Annotated[int, typer.Option(help="Decides initial weights and augmentation.")]
+
+
+class _Commands(typer.core.TyperGroup):
+    """Shows errors that a user can act on as one line."""
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except (OSError, RuntimeError, TypeError, ValueError) as error:
+            # click's own ways out of a command are RuntimeErrors, too.
+            if ctx.params.get("traceback") or isinstance(
+                error, typer.Exit | typer.Abort
+            ):
+                raise
+            text = " ".join(str(error).split()) or type(error).__name__
+            Console(stderr=True, soft_wrap=True, highlight=False).print(
+                f"[bold red]Error:[/] {escape(text)}"
+            )
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+console = Console(highlight=False)
+
+
+@app.callback()
+def _options(
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="Show where an error comes from.")
+    ] = False,
+) -> None:
+    """Attention blocks for CNNs in Keras 3, up to a verified full-int8 .tflite file."""
+
+
+@app.command()
+def demo(
+    out: Annotated[pathlib.Path, typer.Option(help="Folder for the results.")] = (
+        pathlib.Path("demo_out")
+    ),
+    epochs: Annotated[int, typer.Option(min=1, hidden=True)] = 30,
+    finetune_epochs: Annotated[int, typer.Option(min=1, hidden=True)] = 5,
+    seed: Annotated[int, typer.Option(hidden=True)] = 0,
+) -> None:
+    """Train, quantize, convert and verify a network on handwritten digits.
+
+    MobileNetV2 with CoordAttention, from nothing to a full-int8 .tflite file that is
+    checked against Keras on 360 test images. OUT/report.html shows what came out.
+    """
+    from keras_attention import demo as demonstration
+
+    demonstration.run(
+        out,
+        console,
+        epochs=epochs,
+        finetune_epochs=finetune_epochs,
+        seed=seed,
+    )
+
+
+@app.command()
+def train(
+    out: Annotated[
+        pathlib.Path, typer.Option(help="Folder for model.keras and labels.txt.")
+    ],
+    data: Data = "digits",
+    model: Annotated[str, typer.Option(help="Backbone, see 'list'.")] = "MobileNetV2",
+    width: Annotated[float, typer.Option(help="Factor for the channels.")] = 1.0,
+    attention: Annotated[
+        str, typer.Option(help="Attention block, see 'list'; or 'none'.")
+    ] = "coord",
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Side in pixels (by default 32 for digits, 224 for folders)."
+        ),
+    ] = None,
+    epochs: Epochs = 30,
+    batch_size: BatchSize = 32,
+    learning_rate: Rate = 3e-3,
+    seed: Seed = 0,
+    strict: Strict = False,
+) -> None:
+    """Train a classifier; OUT/model.keras is written at the end."""
+    import keras
+
+    from keras_attention import cli_inputs, files, training
+    from keras_attention.console import EpochProgress
+    from keras_attention.data import LABELS_FILE, write_labels
+
+    build = cli_inputs.builder(model)
+    target = files.require_writable(out / "model.keras")
+    images = cli_inputs.load_data(
+        console,
+        data,
+        image_size=image_size,
+        batch_size=batch_size,
+        seed=seed,
+        strict=strict,
+    )
+    keras.utils.set_random_seed(seed)
+    network = build(
+        images.image_shape,
+        len(images.labels),
+        width=width,
+        attention=None if attention.lower() == "none" else attention,
+    )
+    with EpochProgress(console, f"Training {network.name}") as bar:
+        log = training.fit_classifier(
+            network,
+            images,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            callbacks=[bar],
+        )
+    with files.replacing(target) as temporary:
+        network.save(temporary)
+    write_labels(out / LABELS_FILE, images.labels)
+    console.print(
+        f"Accuracy on {images.test_size} test images: [bold]"
+        f"{log['val_accuracy'][-1]:.2%}[/]\nWrote {target} and {out / LABELS_FILE}"
+    )
+
+
+@app.command()
+def quantize(
+    model: Keras,
+    data: Data,
+    out: Annotated[pathlib.Path, typer.Option(help="The quantized .keras file.")],
+    input_range: InputRange = None,
+    epochs: Annotated[
+        int, typer.Option(min=0, help="Epochs of fine-tuning after the calibration.")
+    ] = 0,
+    batch_size: BatchSize = 32,
+    learning_rate: Rate = 1e-4,
+    seed: Seed = 0,
+    strict: Strict = False,
+) -> None:
+    """Calibrate and, with --epochs, fine-tune a model under int8 quantization."""
+    from keras_attention import cli_inputs, files, mobile, training
+    from keras_attention.console import EpochProgress, working
+    from keras_attention.data import LABELS_FILE, write_labels
+
+    target = files.require_writable(_with_suffix(out, ".keras"))
+    network = cli_inputs.load_model(model)
+    images = cli_inputs.data_for(
+        network,
+        console,
+        data,
+        input_range,
+        labels_beside=model,
+        batch_size=batch_size,
+        seed=seed,
+        strict=strict,
+    )
+    training.require_match(network, images)
+    # The ranges settle in the first half, the weights adapt to them in the second.
+    half = epochs * images.steps_per_epoch // 2
+    with working(console, "Calibrating"):
+        quantized = mobile.quantize(
+            network,
+            images.calibration,
+            input_range=input_range,
+            **({"freeze_after": max(1, half)} if epochs else {}),
+        )
+    if epochs:
+        with EpochProgress(console, "Fine-tuning as int8") as bar:
+            training.finetune_quantized(
+                quantized,
+                network,
+                images,
+                epochs=epochs,
+                learning_rate=learning_rate,
+                callbacks=[bar],
+            )
+    with working(console, f"Evaluating on {images.test_size} test images"):
+        before = training.accuracy(network, images.test)
+        after = training.accuracy(quantized, images.test)
+    with files.replacing(target) as temporary:
+        quantized.save(temporary)
+    write_labels(target.with_name(LABELS_FILE), images.labels)
+    console.print(
+        f"Accuracy: float {before:.2%}, quantized [bold]{after:.2%}[/]\nWrote {target}"
+    )
+
+
+@app.command()
+def convert(
+    model: Keras,
+    out: Annotated[pathlib.Path, typer.Option(help="The .tflite file.")],
+    precision: Annotated[
+        str | None,
+        typer.Option(help="int8 or float32; by default what the model was made for."),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="To calibrate a float model for int8.")
+    ] = None,
+    input_range: InputRange = None,
+    labels: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="Class names, one a line; by default labels.txt beside the model.",
+        ),
+    ] = None,
+    softmax: Annotated[
+        bool, typer.Option("--softmax", help="Append a softmax to the first output.")
+    ] = False,
+    attention_outputs: Annotated[
+        bool, typer.Option("--attention-outputs", help="Append the attention gates.")
+    ] = False,
+) -> None:
+    """Write a model as a .tflite file of batch 1, checked for phones."""
+    from keras_attention import cli_inputs, files, mobile
+    from keras_attention.console import working
+
+    files.require_writable(_with_suffix(out, ".tflite"))
+    network = cli_inputs.load_model(model)
+    calibration = None
+    if data is not None:
+        calibration = cli_inputs.data_for(
+            network, console, data, input_range, labels_beside=model
+        ).calibration
+    with working(console, "Converting"):
+        report = mobile.convert(
+            network,
+            out,
+            precision=precision,
+            calibration=calibration,
+            labels=labels or cli_inputs.find_labels(model),
+            softmax=softmax,
+            attention_outputs=attention_outputs,
+        )
+    console.print(str(report), markup=False, soft_wrap=True)
+
+
+@app.command()
+def verify(
+    file: Annotated[
+        pathlib.Path,
+        typer.Argument(exists=True, dir_okay=False, metavar="MODEL.tflite"),
+    ],
+    against: Annotated[
+        pathlib.Path,
+        typer.Option(exists=True, dir_okay=False, help="The .keras it was made from."),
+    ],
+    data: Data,
+    input_range: InputRange = None,
+    strict: Strict = False,
+) -> None:
+    """Run a .tflite file on the test images and compare it with its Keras model."""
+    from keras_attention import cli_inputs, mobile
+    from keras_attention.console import working
+
+    network = cli_inputs.load_model(against)
+    images = cli_inputs.data_for(
+        network, console, data, input_range, labels_beside=file, strict=strict
+    )
+    with working(console, f"Running {file} on {images.test_size} test images"):
+        report = mobile.verify(file, against=network, data=images.test)
+    console.print(str(report), markup=False, soft_wrap=True)
+
+
+@app.command(name="list")
+def list_() -> None:
+    """Show the attention blocks and the backbones that there are."""
+    from rich.table import Table
+
+    import keras_attention
+    from keras_attention import cli_inputs
+
+    blocks = {name: type(keras_attention.get(name)) for name in keras_attention.names()}
+    for title, entries in (
+        ("Attention blocks", blocks),
+        ("Backbones", cli_inputs.backbones()),
+    ):
+        table = Table("name", "what it is", title=title, title_justify="left", box=None)
+        for name, entry in entries.items():
+            table.add_row(name, escape(cli_inputs.summary(entry)))
+        console.print(table, "")
+
+
+def _with_suffix(path: pathlib.Path, suffix: str) -> pathlib.Path:
+    if path.suffix != suffix:
+        raise ValueError(f"--out must end in {suffix}, got {path}")
+    return path
+
+
+def main() -> None:
+    """Run the command line; the entry point of the `keras-attention` script."""
+    app(prog_name="keras-attention")
+
+
+if __name__ == "__main__":
+    main()

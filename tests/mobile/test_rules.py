@@ -1,0 +1,389 @@
+"""Where fake quantization stands, for graphs small enough to list it."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+from support.mobile_nets import images, randomize, scaled
+
+from keras_attention.mobile import graph as graphs
+from keras_attention.mobile import placement, quantize, rules
+from keras_attention.mobile.fake_quant import FakeQuantize, QuantizedKernel
+
+DATA = scaled(images(4, 8))
+UNIT = (0.0, 255 / 256)
+
+
+def image(name="x"):
+    return keras.Input((8, 8, 3), name=name)
+
+
+def conv(x, name, filters=3, **arguments):
+    return layers.Conv2D(filters, 3, padding="same", name=name, **arguments)(x)
+
+
+def quantized(inputs, outputs, data=DATA, **arguments):
+    return quantize(randomize(keras.Model(inputs, outputs)), data, **arguments)
+
+
+def rounded(model):
+    """Returns {name of a FakeQuantize: names of what it rounds}, in order."""
+    graph = graphs.trace_model(model)
+    makers = graph.producers()
+    found = {}
+    for node in graph.nodes:
+        if isinstance(node.op, FakeQuantize):
+            (tensor,) = node.input_tensors
+            maker = makers.get(id(tensor))
+            name = maker.name if maker else graphs.input_name(tensor)
+            found.setdefault(node.name, []).append(name)
+    return found
+
+
+def kernels(model):
+    return [x.name for x in model.layers if isinstance(x, QuantizedKernel)]
+
+
+def span(model, name):
+    return tuple(float(bound) for bound in model.get_layer(name).get_range())
+
+
+def value(model, name):
+    """Returns what a layer of the model gives on the data."""
+    output = model.get_layer(name).output
+    return ops.convert_to_numpy(keras.Model(model.input, output)(DATA, training=False))
+
+
+@pytest.mark.parametrize(
+    ("relu", "name"),
+    [
+        (layers.ReLU(6.0, name="relu"), "relu"),
+        (layers.ReLU(name="relu"), "relu"),
+        (layers.Activation("relu6", name="relu"), "relu"),
+    ],
+)
+def test_a_relu_is_part_of_the_convolution_in_front_of_it(relu, name):
+    x = image()
+    model = quantized(x, relu(conv(x, "conv")))
+    assert rounded(model) == {"x_quant": ["x"], f"{name}_quant": [name]}
+    assert kernels(model) == ["conv"]
+    low, high = span(model, f"{name}_quant")
+    assert low == 0 and high == pytest.approx(value(model, name).max(), rel=0.02)
+
+
+def test_operations_fuse_as_layers_do():
+    x = image()
+    model = quantized(x, ops.relu6(conv(x, "conv") + 0.5))
+    kinds = [name.split("_")[0] for name in rounded(model)]
+    assert kinds == ["x", "conv", "relu6"]  # not the sum
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [layers.DepthwiseConv2D(3, name="linear"), layers.Dense(4, name="linear")],
+)
+def test_every_layer_with_a_kernel_fuses(layer):
+    x = image()
+    model = quantized(x, layers.ReLU(name="relu")(layer(x)))
+    assert rounded(model) == {"x_quant": ["x"], "relu_quant": ["relu"]}
+    assert kernels(model) == ["linear"]
+
+
+@pytest.mark.parametrize("kind", [layers.Add, layers.Multiply, layers.Subtract])
+def test_arithmetic_fuses(kind):
+    x = image()
+    both = kind(name="both")([x, conv(x, "conv")])
+    model = quantized(x, layers.ReLU(name="relu")(both))
+    assert rounded(model) == {
+        "x_quant": ["x"],
+        "conv_quant": ["conv"],
+        "relu_quant": ["relu"],
+    }
+
+
+def test_a_convolution_with_two_readers_is_rounded_itself():
+    x = image()
+    y = conv(x, "conv")
+    model = quantized(x, layers.Add(name="add")([layers.ReLU(name="relu")(y), y]))
+    assert rounded(model) == {
+        "x_quant": ["x"],
+        "conv_quant": ["conv"],
+        "relu_quant": ["relu"],
+        "add_quant": ["add"],
+    }
+    assert span(model, "conv_quant")[0] < 0 == span(model, "relu_quant")[0]
+
+
+def test_a_convolution_that_is_an_output_is_rounded_itself():
+    x = image()
+    y = conv(x, "conv")
+    model = quantized(x, [layers.ReLU(name="relu")(y), y])
+    assert rounded(model).keys() == {"x_quant", "conv_quant", "relu_quant"}
+
+
+def test_only_a_relu_fuses_and_only_into_what_computes():
+    x = image()
+    pooled = layers.MaxPooling2D(name="pool")(conv(x, "conv"))
+    mean = layers.GlobalAveragePooling2D(name="mean")(layers.ReLU(name="r1")(pooled))
+    model = quantized(x, layers.ReLU(name="r2")(mean))
+    assert rounded(model) == {
+        "x_quant": ["x"],
+        "conv_quant": ["conv"],  # behind it stands a pooling
+        "r1_quant": ["r1"],
+        "mean_quant": ["mean"],  # a mean has no ReLU inside
+        "r2_quant": ["r2"],
+    }
+
+
+def test_a_layer_called_twice_is_placed_call_by_call():
+    x, layer = image(), layers.Conv2D(3, 3, padding="same", name="conv")
+    model = quantized(x, layer(layers.ReLU(name="relu")(layer(x))))
+    assert rounded(model) == {
+        "x_quant": ["x"],
+        "relu_quant": ["relu"],
+        "conv_quant": ["conv"],
+    }
+    calls = [n.name for n in graphs.trace_model(model).nodes if n.name == "conv"]
+    assert len(calls) == 2 and kernels(model) == ["conv"]
+
+
+@pytest.mark.parametrize(
+    ("activation", "fixed"),
+    [("sigmoid", UNIT), ("softmax", UNIT), ("tanh", (-1.0, 127 / 128))],
+)
+def test_fixed_ranges(activation, fixed):
+    x = image()
+    model = quantized(x, layers.Activation(activation, name="act")(conv(x, "conv")))
+    assert rounded(model) == {
+        "x_quant": ["x"],
+        "conv_quant": ["conv"],
+        "act_quant": ["act"],
+    }
+    assert span(model, "act_quant") == fixed
+    step = (fixed[1] - fixed[0]) / 255
+    steps = value(model, "act_quant") / step
+    np.testing.assert_allclose(steps, np.round(steps), atol=1e-4)
+    assert np.ptp(steps) > 20
+
+
+SAME = {
+    "AveragePooling2D": layers.AveragePooling2D(2, name="op"),
+    "Cropping2D": layers.Cropping2D(1, name="op"),
+    "ExpandDims": lambda x: ops.expand_dims(x, 1),
+    "Flatten": layers.Flatten(name="op"),
+    "GetItem": lambda x: x[:, 1:, ::2],
+    "GlobalMaxPooling2D": layers.GlobalMaxPooling2D(name="op"),
+    "Max": lambda x: ops.max(x, axis=(1, 2), keepdims=True),
+    "MaxPooling2D": layers.MaxPooling2D(2, name="op"),
+    "Permute": layers.Permute((3, 1, 2), name="op"),
+    "Reshape": layers.Reshape((64, 3), name="op"),
+    "Squeeze": lambda x: ops.squeeze(x[:, :1], 1),
+    "Transpose": lambda x: ops.transpose(x, (0, 2, 1, 3)),
+    "ZeroPadding2D": layers.ZeroPadding2D(1, name="op"),
+}
+
+
+def test_the_operations_that_keep_a_scale():
+    same = {name for name, rule in rules.RULES.items() if rule.output == "same"}
+    assert same == {*SAME, "Concatenate"}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_nothing_is_rounded_behind_what_keeps_its_scale(name):
+    x = image()
+    model = quantized(x, SAME[name](conv(x, "conv")))
+    assert rounded(model) == {"x_quant": ["x"], "conv_quant": ["conv"]}
+
+
+OWN = {
+    "Add": lambda x: ops.add(x, x),
+    "Subtract": lambda x: ops.subtract(x, 2.0),
+    "Multiply": lambda x: ops.multiply(x, x),
+    "Mean": lambda x: ops.mean(x, axis=1, keepdims=True),
+    "GlobalAveragePooling2D": layers.GlobalAveragePooling2D(name="op"),
+    "Conv2D": layers.Conv2D(2, 1, name="op"),
+    "DepthwiseConv2D": layers.DepthwiseConv2D(1, name="op"),
+    "Dense": layers.Dense(2, name="op"),
+    "Relu": layers.ReLU(name="op"),
+    "Relu6": layers.ReLU(6.0, name="op"),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_what_has_a_range_of_its_own(name):
+    x = image()
+    model = quantized(x, OWN[name](layers.MaxPooling2D(2, name="pool")(x)))
+    (first, second) = rounded(model).items()
+    assert first == ("x_quant", ["x"]) and second[1] != ["x"]
+    assert not model.get_layer(second[0]).shared
+
+
+def test_the_table_is_covered():
+    fixed = {"Sigmoid", "Softmax", "Tanh"}
+    assert {*SAME, *OWN, *fixed, "Concatenate"} == set(rules.RULES)
+
+
+def test_inputs_of_a_concatenation_share_one_range():
+    x = image()
+    a, b = conv(x, "a"), layers.ReLU(name="b_relu")(conv(x, "b"))
+    model = quantized(x, conv(layers.Concatenate(name="cat")([a, b]), "c"))
+    assert rounded(model) == {
+        "x_quant": ["x"],
+        "a_quant": ["a", "b_relu"],
+        "c_quant": ["c"],
+    }
+    assert model.get_layer("a_quant").shared and not model.get_layer("c_quant").shared
+    low, high = span(model, "a_quant")
+    reach = [value(model, name) for name in ("a", "b_relu")]
+    assert low == pytest.approx(min(r.min() for r in reach), rel=0.02)
+    assert high == pytest.approx(max(r.max() for r in reach), rel=0.02)
+
+
+def test_sharing_reaches_through_what_keeps_a_scale():
+    x = image()
+    a = layers.ZeroPadding2D(1, name="pad")(
+        layers.MaxPooling2D(2, name="p")(conv(x, "a"))
+    )
+    b = layers.AveragePooling2D(3, 1, name="q")(conv(x, "b"))
+    model = quantized(x, layers.Concatenate(name="cat")([a, b]))
+    assert rounded(model) == {"x_quant": ["x"], "a_quant": ["a", "b"]}
+
+
+def test_a_chain_of_concatenations_shares_one_range():
+    x = image()  # as in DenseNet
+    y = conv(x, "stem")
+    for unit in range(3):
+        y = layers.Concatenate(name=f"cat_{unit}")([y, conv(y, f"grow_{unit}")])
+    model = quantized(x, conv(y, "last"))
+    stem = ["stem", "grow_0", "grow_1", "grow_2"]
+    assert rounded(model) == {
+        "x_quant": ["x"],
+        "stem_quant": stem,
+        "last_quant": ["last"],
+    }
+
+
+def test_groups_that_meet_late_share_one_range():
+    x = image()
+    pairs = [
+        layers.Concatenate(name=f"pair_{p}")([conv(x, f"{p}1"), conv(x, f"{p}2")])
+        for p in "ab"
+    ]
+    model = quantized(x, layers.Concatenate(name="all")(pairs))
+    (shared,) = [by for name, by in rounded(model).items() if name != "x_quant"]
+    assert sorted(shared) == ["a1", "a2", "b1", "b2"]
+
+
+def test_a_concatenation_with_the_input():
+    x = image()
+    both = layers.Concatenate(name="cat")([x, conv(x, "conv")])
+    assert rounded(quantized(x, both)) == {"x_quant": ["x", "conv"]}
+    # A fixed range can't follow the convolution's.
+    model = quantized(x, both, input_range=(-1, 127 / 128))
+    assert rounded(model) == {
+        "x_quant": ["x"],
+        "conv_quant": ["cat_rescale", "conv"],
+    }
+    assert span(model, "x_quant") == (-1, 127 / 128)
+
+
+@pytest.mark.parametrize(
+    ("fixed", "kind"), [(UNIT, "sigmoid"), ((-1, 127 / 128), "tanh")]
+)
+def test_a_fixed_range_is_rescaled_where_it_meets_another(fixed, kind):
+    x = image()
+    gate = layers.Activation(kind, name="gate")(conv(x, "g"))
+    other = conv(x, "a")
+    kept = conv(gate, "reader")  # reads the gate on its own grid
+    both = layers.Concatenate(name="cat")([gate, other])
+    model = quantized(x, [both, kept])
+    assert rounded(model) == {
+        "x_quant": ["x"],
+        "g_quant": ["g"],
+        "gate_quant": ["gate"],
+        "a_quant": ["cat_rescale", "a"],
+        "reader_quant": ["reader"],
+    }
+    assert span(model, "gate_quant") == fixed
+    low, high = span(model, "a_quant")
+    output = ops.convert_to_numpy(model(DATA, training=False)[0])
+    steps = output * 255 / (high - low)  # all of it on the common grid
+    np.testing.assert_allclose(steps, np.round(steps), atol=1e-3)
+    half = (high - low) / 255 / 2 * 1.001
+    assert np.abs(output[..., :3] - value(model, "gate_quant")).max() <= half
+
+
+def test_two_equal_fixed_ranges_need_no_rescaling():
+    x = image()
+    gates = [layers.Activation("sigmoid", name=n)(conv(x, f"{n}_in")) for n in "ab"]
+    model = quantized(x, conv(layers.Concatenate(name="cat")(gates), "c"))
+    assert rounded(model)["a_quant"] == ["a"] and rounded(model)["b_quant"] == ["b"]
+    assert not any("rescale" in str(by) for by in rounded(model).values())
+
+
+def test_two_different_fixed_ranges_meet_on_a_third():
+    x = image()
+    gates = [
+        layers.Activation(a, name=a)(conv(x, f"{a}_in")) for a in ("sigmoid", "tanh")
+    ]
+    model = quantized(x, layers.Concatenate(name="cat")(gates))
+    assert rounded(model)["cat_quant"] == ["cat_rescale", "cat_rescale_1"]
+    low, high = span(model, "cat_quant")
+    assert low == pytest.approx(value(model, "tanh").min(), rel=0.02)
+    reach = max(value(model, name).max() for name in ("sigmoid", "tanh"))
+    assert high == pytest.approx(reach, rel=0.02)
+
+
+def test_names_of_all_that_share_a_range():
+    x = image()
+    both = layers.Concatenate(name="cat")([conv(x, "a"), conv(x, "b")])
+    graph = graphs.trace_model(keras.Model(x, both))
+    placed = placement.place(graph, [None])
+    assert [grid.names for grid in placed.all_ranges()] == [["x"], ["a", "b"]]
+    assert [len(grid.tensors) for grid in placed.all_ranges()] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("op", "name"),
+    [
+        (layers.Activation("relu"), "Relu"),
+        (layers.Activation("relu6"), "Relu6"),
+        (layers.Activation("hard_sigmoid"), "HardSigmoid"),
+        (layers.Activation(ops.sigmoid), "Sigmoid"),
+        (layers.ReLU(), "Relu"),
+        (layers.ReLU(6), "Relu6"),
+        (layers.Softmax(), "Softmax"),
+    ],
+)
+def test_operation_names(op, name):
+    assert rules.operation_name(op) == name
+
+
+@pytest.mark.parametrize(
+    ("layer", "operation"),
+    [
+        (layers.Activation("hard_sigmoid", name="odd"), "HardSigmoid"),
+        (layers.ReLU(3.0, name="odd"), r"ReLU\(max_value=3.0, negative_slope=0.0, "),
+        (layers.ReLU(negative_slope=0.1, name="odd"), r"ReLU\(max_value=None, neg"),
+        (layers.LeakyReLU(name="odd"), "LeakyReLU"),
+        (layers.LayerNormalization(name="odd"), "LayerNormalization"),
+        (layers.SeparableConv2D(3, 3, name="odd"), "SeparableConv2D"),
+        (layers.UpSampling2D(name="odd"), "UpSampling2D"),
+        (layers.Conv2D(6, 3, groups=3, name="odd"), "Conv2D with groups"),
+    ],
+)
+def test_operations_that_are_refused(layer, operation):
+    x = image()
+    message = (
+        f"^Layer 'odd': operation {operation}.*can't be quantized to int8. Replace it "
+        r"by operations that can be \(Add, .*ZeroPadding2D\), or give the layer that "
+        r"contains it a method deploy\(self\) that does.$"
+    )
+    with pytest.raises(ValueError, match=message):
+        quantized(x, layer(conv(x, "conv")))
+
+
+def test_a_refused_keras_ops_operation():
+    x = image()
+    with pytest.raises(ValueError, match="operation Exp can't be quantized to int8"):
+        quantized(x, ops.exp(conv(x, "conv")))

@@ -1,0 +1,368 @@
+"""The command line: the whole path on a small net, and every error in one line."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import keras_attention
+from keras_attention import CoordAttention, cli, cli_inputs, data, image_input, mobile
+
+
+def small_net(shape=(16, 16, 3), classes=2, **_):
+    """A net with a block, small enough to be trained and converted in seconds."""
+    inputs = image_input.make_input(shape)
+    x = keras.layers.Conv2D(8, 3, strides=2, activation="relu")(inputs)
+    x = CoordAttention(name="attention")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, keras.layers.Dense(classes)(x), name="small_net")
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def fails(*arguments, status=1):
+    """Runs a command that must fail; returns its message in one line."""
+    result = invoke(*arguments)
+    assert result.exit_code == status, result.output
+    assert "Traceback" not in result.output
+    lines = result.stderr.strip().splitlines()
+    if status == 1:
+        assert len(lines) == 1
+        assert lines[0].startswith("Error: ")
+    return " ".join(lines)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Two classes that are told apart by their colour, and one damaged file."""
+    root = tmp_path_factory.mktemp("photos")
+    for name, colour in (("red", (200, 40, 40)), ("teal", (30, 160, 170))):
+        (root / name).mkdir()
+        for number in range(24):
+            rng = np.random.default_rng(number)
+            pixels = np.clip(rng.normal(colour, 40, (20, 24, 3)), 0, 255)
+            Image.fromarray(pixels.astype("uint8")).save(root / name / f"{number}.JPG")
+    (root / "teal" / "torn.jpg").write_bytes(b"\xff\xd8\xff")
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(photos, tmp_path_factory):
+    """What `train` leaves."""
+    out = tmp_path_factory.mktemp("trained") / "new"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli_inputs, "builder", lambda name: small_net)
+        result = invoke(
+            *("train", "--data", f"folder:{photos}", "--out", out),
+            *("--image-size", 16, "--epochs", 8, "--learning-rate", 0.02),
+        )
+    assert result.exit_code == 0, result.output
+    return out, result.output
+
+
+@pytest.fixture(scope="module")
+def quantized(photos, trained):
+    """The path of what `quantize --epochs 1` leaves."""
+    target = trained[0] / "deeper" / "quantized.keras"
+    result = invoke(
+        *("quantize", trained[0] / "model.keras", "--data", f"folder:{photos}"),
+        *("--out", target, "--epochs", 1),
+    )
+    assert result.exit_code == 0, result.output
+    assert "Accuracy: float" in result.output
+    return target
+
+
+def test_train_leaves_a_model_and_its_labels(photos, trained):
+    out, output = trained
+    assert sorted(path.name for path in out.iterdir() if path.is_file()) == [
+        "labels.txt",
+        "model.keras",
+    ]
+    assert data.read_labels(out / "labels.txt") == ["red", "teal"]
+    assert "Skipped 1 damaged image files" in output
+    assert "torn.jpg" in output
+    model = keras.saving.load_model(out / "model.keras")
+    images = data.load(f"folder:{photos}", image_size=16)
+    hits = [model(x).numpy().argmax(-1) == y for x, y in images.test]
+    # Two colours that hardly overlap: anything else is a broken pipeline.
+    assert np.concatenate(hits).mean() >= 0.9
+
+
+def test_quantize_convert_verify(photos, quantized, tmp_path):
+    model = keras.saving.load_model(quantized)
+    names = {type(layer).__name__ for layer in model.layers}
+    assert {"FakeQuantize", "QuantizedKernel"} <= names
+    file = tmp_path / "net" / "model.tflite"
+    result = invoke("convert", quantized, "--out", file)
+    assert result.exit_code == 0, result.output
+    assert "int8" in result.output
+    assert {path.name for path in file.parent.iterdir()} == {
+        "labels.txt",
+        "model.tflite",
+        "model_uint8.tflite",
+    }
+    assert data.read_labels(file.parent / "labels.txt") == ["red", "teal"]
+    assert mobile.check(file).ok
+    result = invoke(
+        "verify", file, "--against", quantized, "--data", f"folder:{photos}"
+    )
+    assert result.exit_code == 0, result.output
+    assert "argmax agreement" in result.output
+
+
+def test_convert_float_models(photos, trained, tmp_path):
+    model = trained[0] / "model.keras"
+    assert invoke("convert", model, "--out", tmp_path / "f.tflite").exit_code == 0
+    report = mobile.check(tmp_path / "f.tflite")
+    assert report.inputs[0].dtype == "float32"
+    result = invoke(
+        *("convert", model, "--out", tmp_path / "i.tflite", "--precision", "int8"),
+        *("--data", f"folder:{photos}", "--softmax", "--attention-outputs"),
+    )
+    assert result.exit_code == 0, result.output
+    report = mobile.check(tmp_path / "i.tflite")
+    assert report.inputs[0].dtype == "int8"
+    assert report.operators["SOFTMAX"] == 1
+    assert len(report.outputs) == 3
+
+
+def test_raw_bytes_are_the_python_pipeline(photos, quantized, tmp_path):
+    from keras_attention.mobile import litert
+
+    mobile.convert(keras.saving.load_model(quantized), tmp_path / "m.tflite")
+    int8 = litert.Runner(tmp_path / "m.tflite")
+    uint8 = litert.Runner(tmp_path / "m_uint8.tflite")
+    scan = data.scan_folder(photos)
+    pixels = np.stack([data.read_image(s.path, 16) for s in scan.test])
+    pipeline = np.concatenate(
+        [x for x, _ in data.load(f"folder:{photos}", image_size=16).test]
+    )
+    np.testing.assert_array_equal(pipeline, pixels / np.float32(128) - 1)
+    from_pipeline = int8(pipeline)[0].astype(int)
+    assert len(np.unique(from_pipeline)) > 5  # 7 photos of 2 classes: it is alive
+    np.testing.assert_array_equal(
+        int8((pixels.astype(int) - 128).astype("int8"))[0], from_pipeline
+    )
+    np.testing.assert_array_equal(uint8(pixels)[0], from_pipeline + 128)
+
+
+def test_list_shows_blocks_and_backbones():
+    result = invoke("list")
+    assert result.exit_code == 0
+    for name in ("coord", "MobileNetV2", "Coordinate Attention"):
+        assert name in result.output
+    assert "Site" not in result.output
+
+
+def test_help_is_there_for_every_command():
+    commands = ("demo", "train", "quantize", "convert", "verify", "list")
+    overview = invoke("--help").output
+    for command in commands:
+        assert command in overview
+        assert invoke(command, "--help").exit_code == 0
+
+
+def test_help_in_a_new_process_imports_nothing_heavy_by_itself():
+    # Keras and its backend come with the package; the rest is for the commands.
+    code = (
+        "import sys, keras\n"
+        "before = set(sys.modules)\n"
+        "from keras_attention import cli\n"
+        "try: cli.main()\n"
+        "except SystemExit: pass\n"
+        "new = {name.split('.')[0] for name in set(sys.modules) - before}\n"
+        "ours = {name for name in sys.modules if name.startswith('keras_attention.')}\n"
+        "heavy = {'tensorflow', 'sklearn', 'matplotlib', 'PIL', 'ai_edge_litert',\n"
+        "         'tensorflow_model_optimization'} & new\n"
+        "heavy |= {'keras_attention.data', 'keras_attention.training'} & ours\n"
+        "assert not heavy, heavy\n"
+    )
+    root = pathlib.Path(keras_attention.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--help"],
+        env=os.environ | {"PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Usage: keras-attention" in done.stdout
+
+
+class TestErrors:
+    """Bad input: one clear line, and nothing half-written."""
+
+    @pytest.fixture(autouse=True)
+    def _nothing_is_left_behind(self, tmp_path, trained, quantized):
+        folders = (tmp_path, trained[0], quantized.parent)
+        before = [sorted(folder.rglob("*")) for folder in folders]
+        self.mine = set()
+        yield
+        after = [sorted(set(folder.rglob("*")) - self.mine) for folder in folders]
+        assert after == before
+
+    def own(self, path):
+        """A path that the test itself makes."""
+        self.mine.add(path)
+        return path
+
+    @pytest.mark.parametrize(
+        ("spec", "message"),
+        [
+            ("mnist", 'must be "digits" or "folder:PATH", got \'mnist\''),
+            ("folder:/does/not/exist", "/does/not/exist"),
+        ],
+    )
+    def test_unusable_data(self, tmp_path, trained, spec, message):
+        out = tmp_path / "out"
+        assert message in fails("train", "--data", spec, "--out", out)
+        model = trained[0] / "model.keras"
+        target = tmp_path / "q.keras"
+        assert message in fails("quantize", model, "--data", spec, "--out", target)
+
+    def test_empty_folder(self, tmp_path):
+        empty = self.own(tmp_path / "empty")
+        empty.mkdir()
+        message = fails("train", "--data", f"folder:{empty}", "--out", tmp_path / "o")
+        assert "must hold at least two class folders" in message
+
+    def test_damaged_image_when_strict(self, photos, tmp_path, quantized):
+        spec = f"folder:{photos}"
+        assert "torn.jpg" in fails(
+            "train", "--data", spec, "--out", tmp_path / "out", "--strict"
+        )
+        assert "1 of 49 image files can't be read" in fails(
+            *("quantize", quantized.parents[1] / "model.keras", "--data", spec),
+            *("--out", tmp_path / "q.keras", "--strict"),
+        )
+
+    def test_unknown_model_and_attention(self, tmp_path, photos):
+        common = ("train", "--data", f"folder:{photos}", "--out", tmp_path / "out")
+        assert "unknown model 'VGG'; known models: MobileNetV2" in fails(
+            *common, "--model", "VGG"
+        )
+        assert "unknown attention name 'x'" in fails(*common, "--attention", "x")
+        assert "width must be" in fails(*common, "--width", 0)
+
+    def test_places_that_cannot_be_written(self, tmp_path, trained, quantized):
+        file = self.own(tmp_path / "file")
+        file.write_text("")
+        model = trained[0] / "model.keras"
+        for arguments in (
+            ("train", "--out", file / "out"),
+            ("demo", "--out", file / "out"),
+            ("quantize", model, "--data", "digits", "--out", file / "q.keras"),
+            ("convert", quantized, "--out", file / "m.tflite"),
+        ):
+            message = fails(*arguments)
+            assert "cannot write" in message
+            assert str(file) in message
+
+    def test_wrong_suffix(self, tmp_path, trained, quantized):
+        model, wrong = trained[0] / "model.keras", tmp_path / "a.onnx"
+        assert "--out must end in .keras, got" in fails(
+            "quantize", model, "--data", "digits", "--out", wrong
+        )
+        assert "--out must end in .tflite, got" in fails(
+            "convert", quantized, "--out", wrong
+        )
+
+    def test_missing_files_are_usage_errors(self, tmp_path):
+        message = fails(
+            "convert", tmp_path / "no.keras", "--out", tmp_path / "m.tflite", status=2
+        )
+        assert "does not exist" in message
+
+    def test_a_file_that_is_no_model(self, tmp_path):
+        text = self.own(tmp_path / "text.keras")
+        text.write_text("no model")
+        message = fails("convert", text, "--out", tmp_path / "m.tflite")
+        assert "cannot load" in message
+        assert "text.keras as a Keras model" in message
+
+    def test_a_file_that_is_no_tflite(self, tmp_path, photos, quantized):
+        text = self.own(tmp_path / "text.tflite")
+        text.write_text("no model")
+        message = fails(
+            *("verify", text, "--against", quantized, "--data", f"folder:{photos}")
+        )
+        assert "text.tflite is no .tflite file" in message
+
+    def test_class_count_and_class_order(self, tmp_path, photos, trained):
+        message = fails(
+            *("quantize", trained[0] / "model.keras", "--data", "digits"),
+            *("--out", tmp_path / "q.keras"),
+        )
+        assert "the classes of the data are 0, 1, 2" in message
+        assert "labels.txt are red, teal" in message
+        other = self.own(tmp_path / "other")
+        other.mkdir()
+        small_net(classes=3).save(self.own(other / "model.keras"))
+        message = fails(
+            *("quantize", other / "model.keras", "--data", f"folder:{photos}"),
+            *("--out", tmp_path / "q.keras"),
+        )
+        assert "small_net has 3 outputs, the data 2 classes: red, teal" in message
+        labels = self.own(tmp_path / "names.txt")
+        labels.write_text("a\nb\n")
+        message = fails(
+            *("convert", other / "model.keras", "--labels", labels),
+            *("--out", tmp_path / "m.tflite"),
+        )
+        assert "2 labels" in message
+        assert "3 classes" in message
+
+    def test_input_ranges(self, tmp_path, photos, trained):
+        spec = f"folder:{photos}"
+        message = fails(
+            *("quantize", trained[0] / "model.keras", "--data", spec),
+            *("--out", tmp_path / "q.keras", "--input-range", -1, 1),
+        )
+        assert "nearest valid range" in message
+        x = keras.Input((16, 16, 3))
+        pooled = keras.layers.GlobalAveragePooling2D()(x)
+        unknown = self.own(tmp_path / "model.keras")
+        keras.Model(x, keras.layers.Dense(2)(pooled)).save(unknown)
+        message = fails(
+            "quantize", unknown, "--data", spec, "--out", tmp_path / "q.keras"
+        )
+        assert "does not store its input range: pass --input-range LO HI" in message
+
+    def test_images_of_any_size(self, tmp_path, photos):
+        model = self.own(tmp_path / "model.keras")
+        small_net((None, None, 3)).save(model)
+        message = fails(
+            *("quantize", model, "--data", f"folder:{photos}"),
+            *("--out", tmp_path / "q.keras"),
+        )
+        assert "must take images of one size" in message
+        assert "(None, None, 3)" in message
+
+    def test_a_quantized_model_is_not_float(self, tmp_path, quantized):
+        message = fails(
+            *("convert", quantized, "--precision", "float32"),
+            *("--out", tmp_path / "m.tflite"),
+        )
+        assert "is quantized to int8 and can't be converted to 'float32'" in message
+
+    def test_divergence(self, tmp_path, photos, monkeypatch):
+        monkeypatch.setattr(cli_inputs, "builder", lambda name: small_net)
+        message = fails(
+            *("train", "--data", f"folder:{photos}", "--out", tmp_path / "out"),
+            *("--image-size", 16, "--epochs", 1, "--learning-rate", 1e30),
+        )
+        assert "loss is not finite" in message
+
+    def test_traceback_on_demand(self, tmp_path):
+        arguments = ("train", "--data", "mnist", "--out", tmp_path / "out")
+        result = invoke("--traceback", *arguments)
+        assert isinstance(result.exception, ValueError)

@@ -1,0 +1,80 @@
+"""What the README shows runs as it stands there."""
+
+import pathlib
+import re
+import shlex
+
+import keras
+import pytest
+import typer.main
+
+from keras_attention import CoordAttention, cli, data, image_input, models
+
+README = pathlib.Path(__file__).resolve().parents[1] / "README.md"
+
+
+def blocks(language):
+    text = README.read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def small_net(shape, classes, attention):
+    assert attention == "coord"
+    inputs = image_input.make_input(shape)
+    x = keras.layers.Conv2D(8, 3, strides=4, activation="relu")(inputs)
+    x = keras.layers.GlobalAveragePooling2D()(CoordAttention()(x))
+    return keras.Model(inputs, keras.layers.Dense(classes)(x))
+
+
+def test_python_from_import_to_tflite(tmp_path, monkeypatch, capsys):
+    code, layer = blocks("python")
+    assert len([line for line in code.splitlines() if line.strip()]) <= 20
+    load = data.load
+    # Digits in place of the reader's photos, a small net, one epoch: the calls stay.
+    monkeypatch.setattr(data, "load", lambda spec, image_size: load("digits"))
+    monkeypatch.setattr(models, "MobileNetV2", small_net)
+    monkeypatch.chdir(tmp_path)
+    code, count = re.subn(r"epochs=\d+", "epochs=1, verbose=0", code)
+    assert count == 2
+    exec(code, {})
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "labels.txt",
+        "model.tflite",
+        "model_uint8.tflite",
+    }
+    assert "argmax agreement" in capsys.readouterr().out
+
+    names = {"x": keras.random.normal((2, 8, 8, 32))}
+    exec(layer, names)
+    assert names["x"].shape == (2, 8, 8, 32)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        line
+        for block in blocks("sh")
+        for line in block.splitlines()
+        if line.startswith("keras-attention")
+    ],
+)
+def test_commands_are_understood(line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _, name, *arguments = shlex.split(line)
+    for argument in arguments:
+        if argument.endswith((".keras", ".tflite")):  # must exist to be accepted
+            pathlib.Path(argument).parent.mkdir(exist_ok=True)
+            pathlib.Path(argument).touch()
+    command = typer.main.get_command(cli.app).commands[name]
+    context = command.make_context(name, arguments)
+    given = {word[2:] for word in arguments if word.startswith("--")}
+    assert given <= set(context.params)
+    with pytest.raises(Exception, match="No such option: --no-such"):
+        command.make_context(name, [*arguments, "--no-such"])
+
+
+def test_links_lead_somewhere():
+    targets = re.findall(r"\]\(([^)#]+)\)", README.read_text(encoding="utf-8"))
+    assert len(targets) >= 4
+    for target in targets:
+        assert (README.parent / target).exists(), target
