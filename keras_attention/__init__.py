@@ -1,7 +1,8 @@
 """Attention blocks for convolutional networks in Keras 3, up to full-int8 TFLite.
 
 Importing this package registers every class that a saved model may need. The parts that
-build, feed, train and convert models are imported on first use.
+build, feed and train models are imported on first use; so are TensorFlow and LiteRT by
+those that convert them.
 """
 
 import importlib
@@ -9,7 +10,6 @@ import importlib
 from keras_attention import image_input as image_input
 from keras_attention import stock as stock
 from keras_attention.layers import CoordAttention
-from keras_attention.mobile import fake_quant as _fake_quant  # noqa: F401
 from keras_attention.mobile import fake_quant as fake_quant
 from keras_attention.registry import get, names, register
 
@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 
 __all__ = ["CoordAttention", "get", "names", "register"]
 
-_LAZY = ("data", "mobile", "models", "training")
+_LAZY = ("data", "models", "training")
 
 
 def __getattr__(name):

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
+from keras import ops, tree
 
 from keras_attention.mobile import graph as graphs
 
@@ -26,7 +28,8 @@ def copy(layer: keras.Layer, name: str, args: tuple, kwargs: dict) -> keras.Laye
         kwargs: likewise.
 
     Raises:
-        ValueError: its configuration or its `call` fails.
+        ValueError: its configuration or its `call` fails, or the copy computes
+            something else.
     """
     problem = "get_config() and from_config() make no copy of it"
     try:
@@ -36,9 +39,44 @@ def copy(layer: keras.Layer, name: str, args: tuple, kwargs: dict) -> keras.Laye
         made(*args, **kwargs)
         problem = "its copy has other weights"
         graphs.copy_weights(layer, made)
+        problem = "it can't be compared with its copy"
+        difference = _difference(layer, made, args, kwargs)
     except Exception as error:
         raise _not_opened(layer, name, problem, error) from error
+    if not difference <= (1e-3 if layer.compute_dtype == "float32" else 0.1):
+        raise ValueError(
+            f"Layer '{name}' ({type(layer).__name__}) can't be opened: what "
+            "from_config(get_config()) makes computes something else (by "
+            f"{difference:.1%} of the largest output). get_config() must return every "
+            "argument, nothing may be set behind the constructor's back, and call() "
+            f"may not be random at inference. {HOW_TO_DEPLOY}"
+        )
     return made
+
+
+def _difference(layer, made, args, kwargs):
+    """Returns how far a copy is from its original, relative to the largest output."""
+    rng = np.random.default_rng(0)
+
+    def example(leaf):
+        if not isinstance(leaf, graphs.Tensor):
+            return leaf
+        shape = [size or 2 for size in leaf.shape]
+        return ops.convert_to_tensor(rng.standard_normal(shape), "float32")
+
+    args, kwargs = tree.map_structure(example, (args, kwargs))
+    kwargs = kwargs | {"training": False}
+    wanted, got = (
+        [
+            ops.convert_to_numpy(ops.cast(y, "float32"))
+            for y in tree.flatten(each(*args, **kwargs))
+        ]
+        for each in (layer, made)
+    )
+    return max(
+        float(np.abs(a - b).max() / max(np.abs(a).max(), 1e-6))
+        for a, b in zip(wanted, got, strict=True)
+    )
 
 
 class Reads(keras.StatelessScope):

@@ -121,6 +121,7 @@ def convert(
     operators, dtypes = file.operators, file.dtypes
     inputs, outputs = file.inputs, file.outputs
     contents = {target: litert.pack(file.model)}
+    litert.Runner(contents[target])  # A file that can't be loaded is not written.
     twin = None
     if precision == "int8":
         twin = target.with_name(f"{target.stem}_uint8.tflite")

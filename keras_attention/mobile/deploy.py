@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import keras
 
+from keras_attention import image_input
 from keras_attention.mobile import fake_quant, folding
 from keras_attention.mobile import graph as graphs
 from keras_attention.mobile.flattening import Flattener
@@ -51,10 +52,17 @@ def deploy(
         flat = graphs.Graph(tensors, outputs, flattener.nodes, structure)
         flat = folding.fold_batch_normalization(flat)
         inputs = [
-            graphs.new_input(tensor, shape, "float32")
-            for tensor, shape in zip(model.inputs, shapes, strict=True)
+            _new_input(old, shape, flattener.input_ranges.get(id(tensor)))
+            for old, shape, tensor in zip(model.inputs, shapes, tensors, strict=True)
         ]
         return graphs.build_model(flat, inputs, name=model.name)
+
+
+def _new_input(old, shape, input_range):
+    if input_range is None:
+        return graphs.new_input(old, shape, "float32")
+    name = graphs.input_name(old)
+    return image_input.make_input(shape[1:], input_range, name=name)
 
 
 def _check_model(model):

@@ -47,10 +47,16 @@ _ARITHMETIC = ("Add", "Subtract", "Multiply", "Divide", "TrueDivide")
 
 
 class Flattener(Rewriter):
-    """Writes a model as one flat graph of stock layers and operations."""
+    """Writes a model as one flat graph of stock layers and operations.
+
+    Attributes:
+        input_ranges: id(tensor) -> the range that the model stores for it, or that a
+            model nested in it does for its own input.
+    """
 
     def __init__(self):
         super().__init__()
+        self.input_ranges = {}
         self._names = {}  # id(layer inside of a composite layer's copy) -> its name
 
     def model(self, model, tensors, prefix=""):
@@ -61,6 +67,10 @@ class Flattener(Rewriter):
             tensors: flat list of the input tensors.
             prefix: in front of the names of the model's layers.
         """
+        for inner, tensor in zip(model.inputs, tensors, strict=True):
+            stored = getattr(graphs.input_layer(inner), "input_range", None)
+            if stored is not None:
+                self.input_ranges.setdefault(id(tensor), stored)
         if isinstance(model, keras.Sequential):
             (x,) = tensors
             for layer in model.layers:
@@ -85,6 +95,11 @@ class Flattener(Rewriter):
             prefix: names of the layers around, each with "_".
             owner: the composite layer that calls it, if one does.
         """
+        if kwargs.get("training") is True:
+            raise ValueError(
+                f"Layer '{prefix}{name}' is called with training=True, which a file "
+                "for phones can't do: call it without."
+            )
         kwargs = {key: value for key, value in kwargs.items() if key != "training"}
         if kwargs.get("mask", 0) is None:
             del kwargs["mask"]
@@ -108,6 +123,8 @@ class Flattener(Rewriter):
             return self._operation(op, name, args, kwargs, owner)
         if callable(getattr(op, "deploy", None)):
             return self._deployed(op, name, args, kwargs)
+        if isinstance(op, keras.layers.Lambda):
+            return self._lambda(op, name, args)
         if _is_stock(op):
             return self._stock_layer(op, name, args, kwargs)
         return self._composite(op, name, args, kwargs)
@@ -122,6 +139,15 @@ class Flattener(Rewriter):
             return self.call(node.op, role, a, k, f"{name}_")
 
         return self.inline(function, args, kwargs, apply, prefix=f"{layer.name}_")
+
+    def _lambda(self, layer, name, args):
+        """Opens the function of a Lambda layer."""
+
+        def apply(node, a, k):
+            return self.call(node.op, node.name, a, k, f"{name}_", owner=layer)
+
+        function = composites.tracing(layer, name, composites.Reads())
+        return self.inline(function, args, {}, apply)
 
     def _stock_layer(self, layer, name, args, kwargs):
         _refuse_channels_first(layer, name, args)

@@ -25,7 +25,8 @@ def fold_batch_normalization(graph: graphs.Graph) -> graphs.Graph:
 
     A convolution and a batch normalization fold where every call of the one is
     followed by a call of the other and by nothing else; a pair that is called twice
-    is folded once. The folded layer is frozen if the convolution was.
+    is folded once. The folded layer is frozen if the convolution was; it has none of
+    its regularizers and constraints but `BlockDiagonal`.
 
     Args:
         graph: flat graph; convolutions have no activation of their own.
@@ -113,8 +114,23 @@ def _fold(linear, normalization):
     if bias:
         shift = shift + bias[0] * scale
     config = graphs.in_float32(linear.get_config()) | {"use_bias": True}
+    config |= dict.fromkeys(_of_the_unfolded(linear, config))
     folded = type(linear).from_config(config)
     folded.build_from_config(linear.get_build_config())
     folded.set_weights([kernel, shift])
     folded.trainable = not graphs.is_frozen(linear)
     return folded
+
+
+def _of_the_unfolded(linear, config):
+    """Names what was meant for the kernel alone, and is wrong for it times a scale.
+
+    A norm to keep would undo the folding with the first training step. Zeros between
+    groups stay zeros.
+    """
+    return [
+        key
+        for key in config
+        if key.endswith(("_constraint", "_regularizer"))
+        and not isinstance(getattr(linear, key, None), stock.BlockDiagonal)
+    ]

@@ -45,8 +45,9 @@ def quantize(
         input_range: (low, high): the numbers that byte 0 and byte 255 of an image
             stand for, so that raw bytes are the input of the file. A dictionary by
             input name for several inputs. None, or an input that is not in it: the
-            range that the input stores (`image_input.ImageInput`; those of every
-            builder of this package do), or the calibrated one where it stores none.
+            range that the input stores, or that of a model that it is fed to as it is
+            (`image_input.ImageInput`; every builder of this package has one), or the
+            calibrated one where none is stored.
         overrides: other quantizers, {pattern: {"kernel": quantizer, "output":
             quantizer}}; a tfmot `Quantizer` alone means "kernel". Patterns are regular
             expressions that match whole layer names of the deployed model; the last
@@ -69,8 +70,8 @@ def quantize(
     if scheme not in _SCHEMES:
         raise ValueError(f"scheme must be one of {_SCHEMES}. Received: {scheme!r}")
     quantizers.tfmot_quantizers()  # Says early if the backend can't.
-    fixed = _input_ranges(model, input_range)
     deployed = deploy(model)
+    fixed = _input_ranges(deployed, input_range)
     graph = graphs.trace_model(deployed)
     placement = placing.place(graph, fixed)
     chosen = _Overrides(overrides or {}, graph, placement)
@@ -285,7 +286,8 @@ class _Emitter:
                 quantizer = fixed_quantizer(8, *grid.fixed, narrow_range=False)
             layer = FakeQuantize(
                 quantizer,
-                freeze_after=self._freeze_after,
+                # The layer counts its calls: one per tensor and step.
+                freeze_after=self._freeze_after * len(grid.tensors),
                 shared=len(grid.tensors) > 1,
                 name=self._names.unique(f"{grid.name}_quant"),
             )

@@ -23,6 +23,8 @@ def check_ranges(graph: graphs.Graph) -> None:
                 f"Layer '{node.name}' is quantized to {bits} bits; an int8 file needs "
                 "8. Fewer bits are for experiments in Keras."
             )
+        if isinstance(node.op, QuantizedKernel):
+            _check_kernel_quantizer(node)
         bounds = node.op.get_range()
         if bounds is None:
             continue
@@ -36,6 +38,22 @@ def check_ranges(graph: graphs.Graph) -> None:
                 f"{'empty' if finite else 'not finite'}: [{np.min(low)}, "
                 f"{np.max(high)}]. Calibrate on data that reach it."
             )
+
+
+def _check_kernel_quantizer(node: graphs.Node) -> None:
+    """Refuses quantizers whose kernels TFLite's integer operators do not take."""
+    quantizer = node.op.quantizer
+    if not getattr(quantizer, "symmetric", True):
+        raise ValueError(
+            f"The kernel of layer '{node.name}' is quantized with symmetric=False; an "
+            "int8 file needs symmetric kernels."
+        )
+    dense = isinstance(node.op.layer, keras.layers.Dense)
+    if dense and getattr(quantizer, "per_axis", False):
+        raise ValueError(
+            f"The kernel of layer '{node.name}' is quantized with per_axis=True; that "
+            "of a Dense layer must have per_axis=False to be converted."
+        )
 
 
 def convert(graph: graphs.Graph, integer: bool, softmax: bool) -> bytes:
