@@ -22,7 +22,7 @@ help:
 	@echo "make benchmark  what CoordAttention costs on the CPU"
 	@echo "make nightly    Python 3.12 and 3.13, then the suite with more examples"
 	@echo "make lock       newest allowed versions into requirements.txt"
-	@echo "make clean      removes environments, caches and demo_out"
+	@echo "make clean      removes environments, caches, demo_out and photos_out"
 	@echo "PYTHON=... names the Python that .venv is made with"
 
 demo: venv
@@ -55,5 +55,5 @@ lock: venv
 
 clean:
 	rm -rf .venv .venv-* .cache .hypothesis .pytest_cache .ruff_cache
-	rm -rf build dist demo_out *.egg-info
+	rm -rf build dist demo_out photos_out *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -56,7 +56,7 @@ def main():
     quantized = mobile.quantize(
         model,
         photos.calibration,
-        freeze_after=arguments.finetune_epochs * photos.steps_per_epoch // 2,
+        freeze_after=max(1, arguments.finetune_epochs * photos.steps_per_epoch // 2),
     )
     print(f"calibrated: {training.accuracy(quantized, photos.test):.1%}")
     history = training.finetune_quantized(
@@ -64,6 +64,7 @@ def main():
         model,
         photos,
         epochs=arguments.finetune_epochs,
+        learning_rate=1e-4,
         callbacks=[_Print()],
     )
     print(f"fine-tuned: {history['val_accuracy'][-1]:.1%}")

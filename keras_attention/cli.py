@@ -6,6 +6,7 @@ command line itself is wrong. Imports that take long stand inside the commands.
 """
 
 import pathlib
+import re
 from typing import Annotated
 
 import typer
@@ -47,17 +48,30 @@ class _Commands(typer.core.TyperGroup):
     def invoke(self, ctx):
         try:
             return super().invoke(ctx)
-        except (OSError, RuntimeError, TypeError, ValueError) as error:
-            # click's own ways out of a command are RuntimeErrors, too.
-            if ctx.params.get("traceback") or isinstance(
-                error, typer.Exit | typer.Abort
-            ):
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception as error:
+            # A wrong command line can format its own message.
+            if ctx.params.get("traceback") or hasattr(error, "format_message"):
                 raise
-            text = " ".join(str(error).split()) or type(error).__name__
+            text = _one_line(error)
             Console(stderr=True, soft_wrap=True, highlight=False).print(
                 f"[bold red]Error:[/] {escape(text)}"
             )
             raise typer.Exit(1) from None
+
+
+def _one_line(error: Exception) -> str:
+    """What went wrong; also whose error it is where that is not this package's way."""
+    text = str(error)
+    if isinstance(error, OSError | RuntimeError | ValueError):
+        return " ".join(text.split()) or type(error).__name__
+    # TensorFlow wraps what Python raised for it into pages about operations.
+    inner = re.search(
+        r"^\s*(?:\{\{.*\}\} )?(\w+(?:Error|Exception): .*)", text, re.MULTILINE
+    )
+    found = inner[1] if inner else f"{type(error).__name__}: {text.strip()}"
+    return f"{found.splitlines()[0]} (--traceback before the command shows more)"
 
 
 app = typer.Typer(
@@ -85,7 +99,7 @@ def demo(
         pathlib.Path("demo_out")
     ),
     epochs: Annotated[int, typer.Option(min=1, hidden=True)] = 30,
-    finetune_epochs: Annotated[int, typer.Option(min=1, hidden=True)] = 5,
+    finetune_epochs: Annotated[int, typer.Option(min=1, hidden=True)] = 3,
     seed: Annotated[int, typer.Option(hidden=True)] = 0,
 ) -> None:
     """Train, quantize, convert and verify a network on handwritten digits.
@@ -115,6 +129,12 @@ def train(
     attention: Annotated[
         str, typer.Option(help="Attention block, see 'list'; or 'none'.")
     ] = "coord",
+    stem_stride: Annotated[
+        int,
+        typer.Option(
+            min=1, max=2, help="Stride of the first convolution; 1 for small images."
+        ),
+    ] = 2,
     image_size: Annotated[
         int | None,
         typer.Option(
@@ -150,6 +170,7 @@ def train(
         len(images.labels),
         width=width,
         attention=None if attention.lower() == "none" else attention,
+        stem_stride=stem_stride,
     )
     with EpochProgress(console, f"Training {network.name}") as bar:
         log = training.fit_classifier(
@@ -178,7 +199,7 @@ def quantize(
         int, typer.Option(min=0, help="Epochs of fine-tuning after the calibration.")
     ] = 0,
     batch_size: BatchSize = 32,
-    learning_rate: Rate = 1e-4,
+    learning_rate: Rate = 5e-5,
     seed: Seed = 0,
     strict: Strict = False,
 ) -> None:
@@ -256,6 +277,7 @@ def convert(
     attention_outputs: Annotated[
         bool, typer.Option("--attention-outputs", help="Append the attention gates.")
     ] = False,
+    strict: Strict = False,
 ) -> None:
     """Write a model as a .tflite file of batch 1, checked for phones."""
     from keras_attention import cli_inputs, files, mobile
@@ -263,17 +285,20 @@ def convert(
 
     files.require_writable(_with_suffix(out, ".tflite"))
     network = cli_inputs.load_model(model)
-    calibration = None
-    if data is not None:
-        calibration = cli_inputs.data_for(
-            network, console, data, input_range, labels_beside=model
-        ).calibration
+    if data is not None or input_range is not None or strict:
+        cli_inputs.require_calibration(network, precision, data)
+        images = cli_inputs.data_for(
+            network, console, data, input_range, labels_beside=model, strict=strict
+        )
+        with working(console, "Calibrating"):
+            network = mobile.quantize(
+                network, images.calibration, input_range=input_range
+            )
     with working(console, "Converting"):
         report = mobile.convert(
             network,
             out,
             precision=precision,
-            calibration=calibration,
             labels=labels or cli_inputs.find_labels(model),
             softmax=softmax,
             attention_outputs=attention_outputs,

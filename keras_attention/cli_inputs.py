@@ -9,6 +9,7 @@ from rich.console import Console
 
 from keras_attention import data, image_input, models
 from keras_attention.data import LABELS_FILE, ImageData, read_labels
+from keras_attention.mobile.convert import is_quantized
 
 
 def backbones() -> dict:
@@ -47,12 +48,19 @@ def load_model(path: pathlib.Path) -> keras.Model:
         ValueError: If it can't be loaded.
     """
     try:
-        return keras.saving.load_model(path, compile=False)
+        model = keras.saving.load_model(path, compile=False)
     except Exception as error:
         # Zip, JSON and HDF5 readers, and the constructors of all layers, raise what
         # they like; for the user all of it means that this file is unusable.
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(f"cannot load {path} as a Keras model: {reason[0]}") from error
+    if not getattr(model, "inputs", None):
+        raise ValueError(
+            f"{path} holds a {type(model).__name__}, which is no functional or built "
+            "Sequential model: its layers can't be seen from outside. Save "
+            "keras.Model(inputs, model(inputs)) with inputs = keras.Input(shape)"
+        )
+    return model
 
 
 def load_data(console: Console, spec: str, **arguments) -> ImageData:
@@ -118,6 +126,30 @@ def data_for(
             f"{labels} are {', '.join(read_labels(labels))}"
         )
     return images
+
+
+def require_calibration(
+    model: keras.Model, precision: str | None, spec: str | None
+) -> None:
+    """Check that `convert` has a use for data and an input range.
+
+    Args:
+        model: The model to convert.
+        precision: "int8", "float32" or None.
+        spec: What --data says.
+
+    Raises:
+        ValueError: If they would be ignored, or the data is missing.
+    """
+    options = "--data, --input-range and --strict are for calibrating a float model"
+    if is_quantized(model):
+        raise ValueError(
+            f"{options}; {model.name} is quantized already: leave them out"
+        )
+    if precision != "int8":
+        raise ValueError(f"{options}: add --precision int8, or leave them out")
+    if spec is None:
+        raise ValueError("calibrating a float model for int8 takes --data, too")
 
 
 def find_labels(model_path: pathlib.Path) -> pathlib.Path | None:

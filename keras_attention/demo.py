@@ -25,7 +25,7 @@ from keras_attention.mobile.convert import with_gates
 
 WIDTH = 0.5
 LEARNING_RATE = 3e-3
-FINETUNE_LEARNING_RATE = 2e-4
+FINETUNE_LEARNING_RATE = 5e-5
 
 _PACKAGES = (
     "keras",
@@ -41,7 +41,7 @@ def run(
     console: Console | None = None,
     *,
     epochs: int = 30,
-    finetune_epochs: int = 5,
+    finetune_epochs: int = 3,
     seed: int = 0,
 ) -> dict:
     """Train, deploy, quantize, fine-tune, convert, verify and report.

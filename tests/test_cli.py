@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 import keras_attention
 from keras_attention import CoordAttention, cli, cli_inputs, data, image_input, mobile
+from keras_attention.data import images
 
 
 def small_net(shape=(16, 16, 3), classes=2, **_):
@@ -133,6 +134,24 @@ def test_convert_float_models(photos, trained, tmp_path):
     assert report.inputs[0].dtype == "int8"
     assert report.operators["SOFTMAX"] == 1
     assert len(report.outputs) == 3
+
+
+def test_train_takes_the_stride_of_the_stem(photos, tmp_path, monkeypatch):
+    class Stop(Exception):
+        pass
+
+    taken = []
+
+    def build(*_, stem_stride, **__):
+        taken.append(stem_stride)
+        raise Stop("built")
+
+    monkeypatch.setattr(cli_inputs, "builder", lambda name: build)
+    train = ("train", "--data", f"folder:{photos}", "--out", tmp_path / "out")
+    invoke(*train)
+    invoke(*train, "--stem-stride", 1)
+    assert taken == [2, 1]
+    assert invoke(*train, "--stem-stride", 3).exit_code == 2
 
 
 def test_raw_bytes_are_the_python_pipeline(photos, quantized, tmp_path):
@@ -336,6 +355,81 @@ class TestErrors:
             "quantize", unknown, "--data", spec, "--out", tmp_path / "q.keras"
         )
         assert "does not store its input range: pass --input-range LO HI" in message
+
+    def test_convert_heeds_the_input_range(self, tmp_path, photos, trained):
+        message = fails(
+            *("convert", trained[0] / "model.keras", "--precision", "int8"),
+            *("--data", f"folder:{photos}", "--out", tmp_path / "m.tflite"),
+            *("--input-range", -1, 1),
+        )
+        assert "nearest valid range is (-1, 0.9921875)" in message
+
+    @pytest.mark.parametrize(
+        "given", [("--data", "digits"), ("--input-range", 0, 1), ("--strict",)]
+    )
+    def test_convert_refuses_what_it_would_ignore(
+        self, tmp_path, trained, quantized, given
+    ):
+        out = ("--out", tmp_path / "m.tflite")
+        for options in (given, (*given, "--precision", "float32")):
+            message = fails("convert", trained[0] / "model.keras", *out, *options)
+            assert "add --precision int8, or leave them out" in message
+        for options in (given, (*given, "--precision", "int8")):
+            message = fails("convert", quantized, *out, *options)
+            assert "small_net is quantized already: leave them out" in message
+
+    def test_convert_calibrates_with_data_only(self, tmp_path, trained):
+        message = fails(
+            *("convert", trained[0] / "model.keras", "--precision", "int8"),
+            *("--input-range", 0, 1, "--out", tmp_path / "m.tflite"),
+        )
+        assert "takes --data, too" in message
+
+    def test_damaged_image_when_convert_is_strict(self, photos, tmp_path, trained):
+        assert "torn.jpg" in fails(
+            *("convert", trained[0] / "model.keras", "--precision", "int8"),
+            *("--data", f"folder:{photos}", "--out", tmp_path / "m.tflite"),
+            "--strict",
+        )
+
+    def test_a_subclassed_model(self, tmp_path, photos):
+        @keras.saving.register_keras_serializable("test_cli")
+        class Subclassed(keras.Model):
+            def __init__(self, **arguments):
+                super().__init__(**arguments)
+                self.dense = keras.layers.Dense(2)
+
+            def call(self, x):
+                return self.dense(x)
+
+        model, path = Subclassed(), self.own(tmp_path / "model.keras")
+        model(np.zeros((1, 4), "float32"))
+        model.save(path)
+        message = fails("convert", path, "--out", tmp_path / "m.tflite")
+        assert "holds a Subclassed, which is no functional" in message
+
+    def test_a_photo_that_vanishes(self, tmp_path, photos, trained, monkeypatch):
+        def gone(path, size):
+            raise FileNotFoundError(f"[Errno 2] No such file or directory: '{path}'")
+
+        monkeypatch.setattr(images, "read_image", gone)
+        message = fails(
+            *("quantize", trained[0] / "model.keras", "--data", f"folder:{photos}"),
+            *("--out", tmp_path / "q.keras"),
+        )
+        assert "No such file or directory" in message
+        assert ".JPG" in message
+        assert "--traceback" in message
+        assert len(message) < 400
+
+    def test_errors_of_no_agreed_kind(self, tmp_path, monkeypatch):
+        def broken(name):
+            raise AttributeError("no 'inputs'\nsecond line")
+
+        monkeypatch.setattr(cli_inputs, "builder", broken)
+        message = fails("train", "--out", tmp_path / "out")
+        assert "AttributeError: no 'inputs' (--traceback before" in message
+        assert "second line" not in message
 
     def test_images_of_any_size(self, tmp_path, photos):
         model = self.own(tmp_path / "model.keras")

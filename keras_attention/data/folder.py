@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from keras_attention.data import images
 
 # The folder that holds the test images beside train/, the first that is there.
-_TEST_NAMES = ("val", "validation", "test")
+_TEST_NAMES = ("val", "validation", "valid", "test")
+_SPLIT_NAMES = ("train", *_TEST_NAMES)
 
 # Without train/ and val/, one file in five is for testing.
 _TEST_SHARE = 0.2
@@ -52,8 +53,9 @@ class ClassFolder:
 def scan_folder(path: str | os.PathLike, *, strict: bool = False) -> ClassFolder:
     """Find classes and images under a folder, decode each once, and split them.
 
-    With `train/` and one of `val/`, `validation/`, `test/` under `path` these are the
-    split. Otherwise `path` holds the class folders, and a file is a test image if the
+    With `train/` and one of `val/`, `validation/`, `valid/`, `test/` under `path`, in
+    upper or lower case, the first of these that is there and `train/` are the split.
+    Otherwise `path` holds the class folders, and a file is a test image if the
     SHA-256 of its path relative to `path` falls into the lowest fifth: adding files
     never moves others across. A class that would have no image on one side gives the
     file with the lowest (highest) hash to it.
@@ -62,7 +64,7 @@ def scan_folder(path: str | os.PathLike, *, strict: bool = False) -> ClassFolder
     depth below the class folder. Names that begin with a dot are ignored.
 
     Args:
-        path: The folder.
+        path: The folder; `~` is the home folder.
         strict: If True a damaged file is an error instead of being skipped.
 
     Returns:
@@ -70,10 +72,11 @@ def scan_folder(path: str | os.PathLike, *, strict: bool = False) -> ClassFolder
 
     Raises:
         ValueError: If there are fewer than two classes, a class without images, classes
-            that differ between the two splits or, with `strict`, a damaged file.
+            that differ between the two splits, a class name that is no UTF-8, one part
+            of a split without the other or, with `strict`, a damaged file.
         OSError: If the folder does not exist or can't be listed.
     """
-    root = pathlib.Path(path)
+    root = pathlib.Path(path).expanduser()
     splits = _given_splits(root)
     skipped: list[SkippedFile] = []
     found = [_classes(folder, strict, skipped) for folder in splits or (root,)]
@@ -94,20 +97,49 @@ def scan_folder(path: str | os.PathLike, *, strict: bool = False) -> ClassFolder
 
 
 def _given_splits(root: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path] | None:
-    train = root / "train"
-    tests = [root / name for name in _TEST_NAMES if (root / name).is_dir()]
-    return (train, tests[0]) if train.is_dir() and tests else None
+    folders = _folders(root)
+    named: dict[str, pathlib.Path] = {}
+    for folder in folders:
+        name = folder.name.lower()
+        if name in _SPLIT_NAMES and named.setdefault(name, folder) is not folder:
+            raise ValueError(
+                f"{root} holds more than one folder named {name}: "
+                f"{named[name].name}, {folder.name}"
+            )
+    tests = [named[name] for name in _TEST_NAMES if name in named]
+    if "train" in named and tests:
+        return named["train"], tests[0]
+    if folders and len(named) == len(folders):
+        raise ValueError(
+            f"{root} holds only {', '.join(folder.name for folder in folders)}, which "
+            "names a part of the images and no class: put class folders into train/ "
+            f"and one of {', '.join(f'{name}/' for name in _TEST_NAMES)}, or give the "
+            "folder that holds the class folders"
+        )
+    return None
+
+
+def _folders(root: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(
+        entry
+        for entry in root.iterdir()
+        if entry.is_dir() and not entry.name.startswith(".")
+    )
 
 
 def _classes(
     folder: pathlib.Path, strict: bool, skipped: list[SkippedFile]
 ) -> dict[str, list[pathlib.Path]]:
     """Readable image files per class name, both sorted."""
-    names = sorted(
-        entry.name
-        for entry in folder.iterdir()
-        if entry.is_dir() and not entry.name.startswith(".")
-    )
+    names = [entry.name for entry in _folders(folder)]
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"the name of class folder {name!a} in {folder} is not valid UTF-8: "
+                "rename it"
+            ) from None
     classes = {name: sorted(_image_files(folder / name)) for name in names}
     files = [file for group in classes.values() for file in group]
     damaged = _damaged(files)
@@ -148,8 +180,9 @@ def _damaged(files: list[pathlib.Path]) -> list[SkippedFile]:
         try:
             # One pixel: JPEGs are decoded at an eighth of their size, yet to the end.
             images.open_image(file, (1, 1))
-        except images.UnreadableImageError as error:
-            return str(error)
+        except (images.UnreadableImageError, FileNotFoundError) as error:
+            # A link may lead nowhere.
+            return f"cannot read {file}: no such file" if error.args[1:] else str(error)
         return None
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -191,7 +224,7 @@ def _split(root: pathlib.Path, classes: dict[str, list[pathlib.Path]]):
 
 def _draw(relative: pathlib.PurePath) -> float:
     """A number in [0, 1) that depends on the path alone, on any machine."""
-    digest = hashlib.sha256(relative.as_posix().encode()).digest()
+    digest = hashlib.sha256(os.fsencode(relative.as_posix())).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
 
 

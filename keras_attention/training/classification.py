@@ -67,7 +67,7 @@ def finetune_quantized(
     data: ImageData,
     *,
     epochs: int,
-    learning_rate: float = 1e-4,
+    learning_rate: float = 5e-5,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> dict[str, list[float]]:
     """Train a fake-quantized model to answer like the float model it was made from.
@@ -95,14 +95,10 @@ def finetune_quantized(
     for model in (float_model, quantized):
         require_match(model, data)
 
-    def taught(x, _):
-        logits = tf.cast(float_model(x, training=False), tf.float32)
-        return x, tf.nn.softmax(logits)
-
     return _fit(
         quantized,
         data,
-        data.train.map(taught, num_parallel_calls=tf.data.AUTOTUNE),
+        _answered(float_model, data),
         epochs=epochs,
         learning_rate=learning_rate,
         weight_decay=0.0,
@@ -130,9 +126,12 @@ def require_match(model: keras.Model, data: ImageData) -> None:
     (_, *shape), (*_, classes) = model.inputs[0].shape, model.outputs[0].shape
     pairs = zip(shape, data.image_shape, strict=False)
     if len(shape) != 3 or any(side not in (None, given) for side, given in pairs):
+        # Another size can't mend another number of axes or channels.
+        sized = len(shape) == 3 and shape[2] in (None, data.image_shape[2])
+        advice = "choose another image_size" if sized else "the model must take RGB"
         raise ValueError(
             f"{model.name} takes images of shape {tuple(shape)}, the data's are "
-            f"{data.image_shape}: choose another image_size"
+            f"{data.image_shape}: {advice}"
         )
     if classes != len(data.labels):
         names = ", ".join(data.labels[:12]) + (", ..." if len(data.labels) > 12 else "")
@@ -213,6 +212,29 @@ def _fit(
             f"learning rate below {learning_rate:g}"
         )
     return {name: [float(value) for value in log] for name, log in history.items()}
+
+
+def _answered(teacher: keras.Model, data: ImageData) -> tf.data.Dataset:
+    """`data.train` with a model's class probabilities in place of the labels."""
+
+    @tf.function(reduce_retracing=True)
+    def probabilities(x):
+        return tf.nn.softmax(tf.cast(teacher(x, training=False), tf.float32))
+
+    # Functions of tf.data run on the CPU, whatever else there is: the model must not
+    # be part of one. A generator's body runs eagerly, where the variables are.
+    def batches():
+        for x, _ in data.train:
+            yield x, probabilities(x)
+
+    batch = tf.TensorSpec((None, *data.image_shape), tf.float32)
+    answers = tf.TensorSpec((None, len(data.labels)), tf.float32)
+    # With an unknown number of batches Keras would count one step too many per epoch.
+    return (
+        tf.data.Dataset.from_generator(batches, output_signature=(batch, answers))
+        .apply(tf.data.experimental.assert_cardinality(data.steps_per_epoch))
+        .prefetch(1)
+    )
 
 
 def _one_hot(dataset: tf.data.Dataset, data: ImageData) -> tf.data.Dataset:

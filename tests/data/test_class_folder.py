@@ -1,5 +1,8 @@
 """Class folders: what is found, how it is split, and what is refused."""
 
+import os
+import pathlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -145,3 +148,81 @@ def test_classes_must_be_the_same_in_both_splits(tmp_path):
         ValueError, match=r"first: \['c'\], only in the second: \['d'\]"
     ):
         data.scan_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("train_name", "test_name"),
+    [("train", "valid"), ("Train", "VAL"), ("TRAIN", "Test")],
+)
+def test_names_of_splits_in_any_case(tmp_path, train_name, test_name):
+    for name in ("a", "b"):
+        fill(tmp_path / train_name / name, 3)
+        fill(tmp_path / test_name / name, 2)
+    found = data.scan_folder(tmp_path)
+    assert found.labels == ("a", "b")
+    assert (len(found.train), len(found.test)) == (6, 4)
+
+
+def test_val_comes_before_test(tmp_path):
+    for split, count in (("test", 4), ("train", 3), ("valid", 2)):
+        for name in ("a", "b"):
+            fill(tmp_path / split / name, count)
+    assert len(data.scan_folder(tmp_path).test) == 4
+    for name in ("a", "b"):
+        fill(tmp_path / "val" / name, 1)
+    assert len(data.scan_folder(tmp_path).test) == 2
+
+
+@pytest.mark.parametrize(
+    ("splits", "named"), [(["train"], "train"), (["Val", "test"], "Val, test")]
+)
+def test_splits_without_their_other_half_are_no_classes(tmp_path, splits, named):
+    for split in splits:
+        for name in ("a", "b"):
+            fill(tmp_path / split / name, 3)
+    with pytest.raises(
+        ValueError, match=f"only {named}, .*: put .*train/ and one of val/"
+    ):
+        data.scan_folder(tmp_path)
+
+
+def test_two_folders_for_one_split(tmp_path):
+    for split in ("train", "Train", "val"):
+        fill(tmp_path / split / "a", 2)
+    if len(list(tmp_path.iterdir())) < 3:
+        pytest.skip("this file system does not tell upper from lower case")
+    with pytest.raises(ValueError, match="more than one folder named train"):
+        data.scan_folder(tmp_path)
+
+
+def test_link_that_leads_nowhere_is_a_damaged_file(tmp_path):
+    for name in ("a", "b"):
+        fill(tmp_path / name, 5)
+    link = tmp_path / "b" / "gone.jpg"
+    link.symlink_to(tmp_path / "nowhere.jpg")
+    found = data.scan_folder(tmp_path)
+    assert [skipped.path for skipped in found.skipped] == [link]
+    assert "gone.jpg" in found.skipped[0].reason
+    assert len(found.train) + len(found.test) == 10
+    with pytest.raises(ValueError, match=r"1 of 11 image files .*b/gone\.jpg"):
+        data.scan_folder(tmp_path, strict=True)
+
+
+def test_class_name_that_is_no_utf8(tmp_path):
+    fill(tmp_path / "a", 3)
+    bad = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    try:
+        fill(pathlib.Path(bad), 3)
+    except OSError:
+        pytest.skip("this file system stores valid UTF-8 only")
+    with pytest.raises(ValueError, match=r"class folder .*'caf\\udce9' .* UTF-8"):
+        data.scan_folder(tmp_path)
+
+
+def test_home_folder_is_expanded(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        fill(tmp_path / "photos" / name, 4)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert data.scan_folder("~/photos").labels == ("a", "b")
+    images = data.load("folder:~/photos", image_size=8)
+    assert images.train_size + images.test_size == 8

@@ -287,7 +287,7 @@ def test_layers_called_with_keywords():
     inner = keras.Sequential([keras.Input((6, 4, 4)), layers.Conv2D(4, 1, name="in")])
     x = inputs = keras.Input((8, 6, 4), name="x")
     x = layers.Conv2D(4, 3, name="conv")(inputs=x)
-    x = layers.BatchNormalization()(inputs=x, training=True, mask=None)
+    x = layers.BatchNormalization()(inputs=x, training=False, mask=None)
     x = inner(inputs=layers.Dropout(0.5)(inputs=x))
     model = randomize(keras.Model(inputs, layers.Rescaling(2.0, name="two")(inputs=x)))
     deployed = deploy(model)

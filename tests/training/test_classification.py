@@ -1,6 +1,7 @@
 """Training: the schedule, what decays, what is refused, and learning from a teacher."""
 
 import dataclasses
+import traceback
 
 import keras
 import numpy as np
@@ -113,11 +114,57 @@ def test_a_student_learns_from_the_teacher_and_not_from_labels(digits):
     assert (answers[0].argmax(-1) == answers[1].argmax(-1)).mean() > 0.9
 
 
+def test_the_teacher_answers_outside_of_tf_data(digits):
+    # Functions of tf.data run on the CPU only: the teacher must not be in one.
+    teacher, student, where = linear(), linear(), []
+
+    class Teacher(keras.Model):
+        def call(self, x, training=None):
+            files = [frame.filename for frame in traceback.extract_stack()]
+            where.append((training, any(file.endswith("map_op.py") for file in files)))
+            return teacher(x, training=training)
+
+    spy = Teacher()
+    spy.inputs, spy.outputs = teacher.inputs, teacher.outputs
+    steps = []
+
+    class Record(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            steps.append(batch)
+
+    training.finetune_quantized(student, spy, digits, epochs=3, callbacks=[Record()])
+    # One trace, in inference mode, and not from Dataset.map.
+    assert where == [(False, False)]
+    assert steps == list(range(digits.steps_per_epoch)) * 3
+    assert int(student.optimizer.iterations.numpy()) == 3 * digits.steps_per_epoch
+
+
+def test_fine_tuning_twice_gives_the_same_weights():
+    found = []
+    for _ in range(2):
+        keras.utils.set_random_seed(0)
+        images = data.load("digits", image_size=8, batch_size=64)
+        teacher, student = linear(), linear()
+        training.finetune_quantized(student, teacher, images, epochs=2)
+        found.append(student.get_weights())
+    for first, second in zip(*found, strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+def gray(side=8):
+    x = keras.Input((side, side, 1))
+    return keras.Model(x, keras.layers.Dense(10)(keras.layers.Flatten()(x)))
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
+        (gray, r"shape \(8, 8, 1\), .* \(8, 8, 3\): the model must take RGB$"),
         (lambda: linear(classes=7), r"has 7 outputs, the data 10 classes: 0, 1, 2"),
-        (lambda: linear(side=9), r"takes images of shape \(9, 9, 3\), .* \(8, 8, 3\)"),
+        (
+            lambda: linear(side=9),
+            r"takes images of shape \(9, 9, 3\), .* \(8, 8, 3\): choose",
+        ),
         (
             lambda: keras.Model(
                 (model := linear()).inputs, [*model.outputs, *model.outputs]

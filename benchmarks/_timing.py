@@ -1,0 +1,130 @@
+"""Compares the latency of .tflite files on a machine that does other things, too.
+
+What disturbs such a comparison, and what is done about it:
+
+- other programs: what counts is processor time, which for one thread is the latency on a
+  core that nobody else uses; files run in turns, and the fastest of their runs counts;
+- the processor's clock, which changes in minutes: only times of one process, seconds
+  apart, are compared;
+- where in memory the tensors of a process happen to lie, which makes one file slower
+  than another by percents for as long as the process lives: everything is repeated in
+  fresh processes, and these are the sample.
+"""
+
+import collections
+import dataclasses
+import json
+import pathlib
+import random
+import subprocess
+import sys
+import time
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+
+def load(path):
+    """Returns an interpreter of one thread (XNNPACK), its inputs filled with noise."""
+    interpreter = Interpreter(str(path), num_threads=1)
+    interpreter.allocate_tensors()
+    rng = np.random.default_rng(0)
+    for tensor in interpreter.get_input_details():
+        noise = rng.integers(-128, 128, tensor["shape"])
+        if tensor["dtype"] == np.float32:
+            noise = noise / 128
+        interpreter.set_tensor(tensor["index"], noise.astype(tensor["dtype"]))
+    return interpreter
+
+
+def delegation(interpreter):
+    """Returns what runs where.
+
+    The interpreter keeps the nodes of the file and appends one DELEGATE node per
+    partition, but does not tell which nodes these replace. They do not write tensors
+    that anybody else reads, unless the DELEGATE node lists them as its outputs: so a
+    node that does runs outside.
+
+    Returns:
+        Number of partitions, and a Counter of the operators outside of them.
+    """
+    # There is no public way; a benchmark may use this one.
+    nodes = interpreter._get_ops_details()
+    delegates = [node for node in nodes if node["op_name"] == "DELEGATE"]
+    made = {int(tensor) for node in delegates for tensor in node["outputs"]}
+    read = {int(tensor) for node in delegates for tensor in node["inputs"]}
+    read |= {tensor["index"] for tensor in interpreter.get_output_details()}
+    outside = collections.Counter()
+    for node in reversed(nodes):
+        written = {int(tensor) for tensor in node["outputs"]}
+        if node["op_name"] != "DELEGATE" and written & read and not written & made:
+            outside[node["op_name"]] += 1
+            read |= {int(tensor) for tensor in node["inputs"]}
+    return len(delegates), outside
+
+
+def interleaved(paths, processes, rounds, runs):
+    """Measures files in turns, in several processes, one after the other.
+
+    In every round each file runs once to warm the caches, then `runs` times. The order
+    moves on by one from round to round; in which order a process loads the files is
+    drawn.
+
+    Args:
+        paths: dict by name.
+        processes: number of processes.
+        rounds: number of rounds per process.
+        runs: number of runs per round and file.
+
+    Returns:
+        Dict by name of float64 arrays (processes,): milliseconds of the fastest run.
+    """
+    samples = []
+    for seed in range(processes):
+        task = json.dumps([list(paths.values()), seed, rounds, runs])
+        command = [sys.executable, str(pathlib.Path(__file__).resolve()), task]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        samples.append(json.loads(done.stdout))
+    return dict(zip(paths, np.swapaxes(samples, 0, 1), strict=True))
+
+
+def _measure(paths, seed, rounds, runs):
+    """Returns a list of milliseconds, one per file, measured in this process."""
+    count = len(paths)
+    interpreters = [None] * count
+    for index in random.Random(seed).sample(range(count), count):
+        interpreters[index] = load(paths[index])
+    fastest = [np.inf] * count
+    for turn in range(rounds):
+        for offset in range(count):
+            index = (turn + offset) % count
+            invoke = interpreters[index].invoke
+            invoke()
+            for _ in range(runs):
+                begin = time.process_time()
+                invoke()
+                fastest[index] = min(fastest[index], time.process_time() - begin)
+    return [1e3 * seconds for seconds in fastest]
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A median over processes with its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self):
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def estimate(values, resamples=2000):
+    """Returns the median of one value per process as an `Estimate`."""
+    drawn = np.random.default_rng(0).choice(values, (resamples, len(values)))
+    low, high = np.quantile(np.median(drawn, axis=1), [0.025, 0.975])
+    return Estimate(float(np.median(values)), float(low), float(high))
+
+
+if __name__ == "__main__":
+    print(json.dumps(_measure(*json.loads(sys.argv[1]))))
