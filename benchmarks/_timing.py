@@ -2,8 +2,9 @@
 
 What disturbs such a comparison, and what is done about it:
 
-- other programs: what counts is processor time, which for one thread is the latency on a
-  core that nobody else uses; files run in turns, and the fastest of their runs counts;
+- other programs: what counts is processor time, which for one thread is the latency on
+  a core that nobody else uses; files run in turns, and the fastest of their runs
+  counts;
 - the processor's clock, which changes in minutes: only times of one process, seconds
   apart, are compared;
 - where in memory the tensors of a process happen to lie, which makes one file slower

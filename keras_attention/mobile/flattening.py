@@ -95,7 +95,7 @@ class Flattener(Rewriter):
             prefix: names of the layers around, each with "_".
             owner: the composite layer that calls it, if one does.
         """
-        if kwargs.get("training") is True:
+        if _asks_for_training(op, kwargs):
             raise ValueError(
                 f"Layer '{prefix}{name}' is called with training=True, which a file "
                 "for phones can't do: call it without."
@@ -253,6 +253,17 @@ class Flattener(Rewriter):
             f"({type(op).__name__}), where it would become a frozen constant. Only a "
             f"scale or shift per channel can be rewritten. {composites.HOW_TO_DEPLOY}"
         )
+
+
+def _asks_for_training(op, kwargs):
+    """Whether a call has training=True that is not the layer's own default.
+
+    Keras notes the default in the call: True for augmentations, which obey the mode of
+    the model all the same.
+    """
+    if kwargs.get("training") is not True:
+        return False
+    return inspect.signature(op.call).parameters["training"].default is not True
 
 
 def _does_nothing(op, args):

@@ -7,6 +7,10 @@ import subprocess
 import sys
 
 import pytest
+from support.mobile_nets import small
+from support.quantizing import DATA
+
+from keras_attention.mobile import quantize
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -29,3 +33,15 @@ def python():
         return json.loads(done.stdout.splitlines()[-1])
 
     return run
+
+
+@pytest.fixture(scope="module")
+def net():
+    """A small float network with live weights."""
+    return small()
+
+
+@pytest.fixture(scope="module")
+def quantized(net):
+    """The same, quantized."""
+    return quantize(net, DATA)
