@@ -19,7 +19,7 @@ help:
 	@echo "make demo       digits to a verified int8 .tflite, in $(OUT) (OUT=...)"
 	@echo "make test       the test suite (ARGS=... for pytest)"
 	@echo "make lint       ruff: rules and format"
-	@echo "make benchmark  what CoordAttention costs on the CPU"
+	@echo "make benchmark  what the blocks cost on the CPU; writes docs/blocks.md"
 	@echo "make nightly    Python 3.12 and 3.13, then the suite with more examples"
 	@echo "make lock       newest allowed versions into requirements.txt"
 	@echo "make clean      removes environments, caches, demo_out and photos_out"
@@ -37,6 +37,7 @@ lint: venv
 
 benchmark: venv
 	.venv/bin/python benchmarks/coord_attention_overhead.py
+	.venv/bin/python benchmarks/blocks.py --write docs/blocks.md
 
 nightly: $(NIGHTLY) venv
 	HYPOTHESIS_PROFILE=nightly .venv/bin/python -m pytest $(ARGS)

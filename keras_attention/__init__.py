@@ -9,15 +9,28 @@ import importlib
 
 from keras_attention import image_input as image_input
 from keras_attention import stock as stock
-from keras_attention.layers import CoordAttention
+from keras_attention.layers import (
+    AWConv2D,
+    CoordAttention,
+    DoubleAttention,
+    EfficientMultiScaleAttention,
+)
 from keras_attention.mobile import fake_quant as fake_quant
 from keras_attention.registry import get, names, register
 
 __version__ = "0.1.0"
 
-__all__ = ["CoordAttention", "get", "names", "register"]
+__all__ = [
+    "AWConv2D",
+    "CoordAttention",
+    "DoubleAttention",
+    "EfficientMultiScaleAttention",
+    "get",
+    "names",
+    "register",
+]
 
-_LAZY = ("data", "models", "training")
+_LAZY = ("data", "models", "training", "weights")
 
 
 def __getattr__(name):

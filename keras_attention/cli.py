@@ -257,7 +257,9 @@ def convert(
     out: Annotated[pathlib.Path, typer.Option(help="The .tflite file.")],
     precision: Annotated[
         str | None,
-        typer.Option(help="int8 or float32; by default what the model was made for."),
+        typer.Option(
+            help="int8, float16 or float32; by default what the model was made for."
+        ),
     ] = None,
     data: Annotated[
         str | None, typer.Option(help="To calibrate a float model for int8.")

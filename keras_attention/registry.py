@@ -39,13 +39,22 @@ def get(name, /, **kwargs):
     Raises:
         ValueError: No class is registered under this name.
     """
+    return class_of(name)(**kwargs)
+
+
+def class_of(name):
+    """Returns the class registered under `name`.
+
+    Raises:
+        ValueError: No class is registered under this name.
+    """
     if name not in _CLASSES:
         nearest = difflib.get_close_matches(str(name), _CLASSES, n=1, cutoff=0.0)
         hint = f"did you mean {nearest[0]!r}? " if nearest else ""
         raise ValueError(
             f"unknown attention name {name!r}: {hint}Known names: {', '.join(names())}"
         )
-    return _CLASSES[name](**kwargs)
+    return _CLASSES[name]
 
 
 def names():

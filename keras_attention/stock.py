@@ -154,6 +154,45 @@ def group_spread(groups, channels, *, name):
     return pointwise(_membership(channels, groups).T, name=name, trainable=False)
 
 
+def equalizer(channels, *, name):
+    """Returns a frozen scale per channel, 1, which `mobile.quantize` sets.
+
+    An int8 tensor has one scale for all channels, so it can't hold variances of 1 and
+    of 1/400. A form that normalizes by a variance therefore scales the channels by e
+    before, by this layer, and takes the variance through `equalized_variance` of the
+    same name. Its result must not depend on e.
+
+    Args:
+        channels: Number of channels.
+        name: Name of the block: the layer is called `<name>_equalizer`.
+
+    Returns:
+        A built `DepthwiseConv2D`, (N, H, W, C) -> (N, H, W, C).
+    """
+    return scale_shift(np.ones(channels), name=f"{name}_equalizer", trainable=False)
+
+
+def equalized_variance(channels, epsilon, *, name):
+    """Returns variance -> max(variance + epsilon * e^2, b), e as in `equalizer`.
+
+    e is 1 and b is 0 until `mobile.quantize` sets them: b, which keeps a root or a
+    logarithm from what rounding makes of small numbers, is meant for int8 only.
+
+    Args:
+        channels: Number of channels.
+        epsilon: What the normalization adds to the variance.
+        name: Name of the block: the two layers, whose shifts are epsilon * e^2 - b and
+            b, are called `<name>_variance` and `<name>_floor`.
+
+    Returns:
+        A function of stock layers, (N, H, W, C) -> (N, H, W, C).
+    """
+    ones, zeros = np.ones(channels), np.zeros(channels)
+    shift = scale_shift(ones, zeros + epsilon, name=f"{name}_variance", trainable=False)
+    floor = scale_shift(ones, zeros, name=f"{name}_floor", trainable=False)
+    return lambda variance: floor(ops.relu(shift(variance)))
+
+
 def _membership(channels, groups):
     """Returns the (channels, groups) 0/1 matrix: channel c belongs to group g."""
     if groups < 1 or channels % groups:

@@ -16,7 +16,8 @@ import keras_attention
 from keras_attention import CoordAttention, image_input, stock
 
 PACKAGE = pathlib.Path(keras_attention.__file__).parent
-LAZY = ("data", "mobile", "models", "training")  # attributes, imported on first use
+# attributes, imported on first use
+LAZY = ("data", "mobile", "models", "training", "weights")
 NEEDED = {"keras", "keras_attention", "numpy"}
 
 

@@ -24,7 +24,7 @@ def test_get_passes_arguments_on():
 
 
 def test_names_are_sorted(registered):
-    assert keras_attention.names() == ["coord", "twice"]
+    assert keras_attention.names() == ["a2", "aw", "coord", "ema", "twice"]
 
 
 def test_register_returns_the_class(registered):
@@ -41,6 +41,7 @@ def test_register_refuses_a_name_twice(registered):
 
 
 def test_get_refuses_an_unknown_name(registered):
-    message = "unknown.*'cord'.*did you mean 'coord'.*Known names: coord, twice"
+    known = "a2, aw, coord, ema, twice"
+    message = f"unknown.*'cord'.*did you mean 'coord'.*Known names: {known}"
     with pytest.raises(ValueError, match=message):
         keras_attention.get("cord")

@@ -8,12 +8,23 @@ AUTHORS_INITIALIZER = {
     "config": {"scale": 2.0, "mode": "fan_out", "distribution": "untruncated_normal"},
 }
 
+# U(-1, 1) / sqrt(fan-in): what PyTorch gives a convolution.
+TORCH_INITIALIZER = {
+    "class_name": "VarianceScaling",
+    "config": {"scale": 1 / 3, "mode": "fan_in", "distribution": "uniform"},
+}
+
 
 def positive_int(name, value):
     """Returns `value`, or raises ValueError if it is not an integer > 0."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} must be a positive integer; received {value!r}")
     return value
+
+
+def largest_divisor(number, limit):
+    """Returns the largest divisor of `number` that is at most `limit`."""
+    return next(d for d in range(limit, 0, -1) if number % d == 0)
 
 
 def data_format(value):
@@ -30,18 +41,25 @@ def data_format(value):
     return value
 
 
-def channel_axis(layer, input_shape):
-    """Returns the channel axis of a 4D input of `layer`, having checked the shape.
+def channel_axis(layer, input_shape, ranks=(4,)):
+    """Returns the channel axis of an input of `layer`, having checked the shape.
+
+    Args:
+        layer: The layer, for its name and its data format.
+        input_shape: Shape of the input, batch axis included.
+        ranks: Allowed ranks, of 4 (images) and 5 (video).
 
     Raises:
-        ValueError: The input is not of rank 4, or its channels are not static.
+        ValueError: The input is of another rank, or its channels are not static.
     """
-    if len(input_shape) != 4:
+    if len(input_shape) not in ranks:
+        allowed = " or ".join(map(str, ranks))
+        axes = " or ".join({4: "two", 5: "three"}[rank] for rank in ranks)
         raise ValueError(
-            f"layer {layer.name!r} needs an input of rank 4 (batch, two spatial axes "
-            f"and channels); received shape {tuple(input_shape)}"
+            f"layer {layer.name!r} needs an input of rank {allowed} (batch, {axes} "
+            f"spatial axes and channels); received shape {tuple(input_shape)}"
         )
-    axis = 3 if layer.data_format == "channels_last" else 1
+    axis = len(input_shape) - 1 if layer.data_format == "channels_last" else 1
     if input_shape[axis] is None:
         raise ValueError(
             f"layer {layer.name!r} needs a static number of channels (axis {axis}, "
@@ -74,11 +92,12 @@ def conv_config(layer):
     }
 
 
-def pointwise(layer, inputs, outputs, name):
+def pointwise(layer, inputs, outputs, name, use_bias=True):
     """Returns a built channels-last 1x1 convolution with the options of `layer`."""
     conv = keras.layers.Conv2D(
         outputs,
         1,
+        use_bias=use_bias,
         data_format="channels_last",
         kernel_initializer=_once(layer.kernel_initializer),
         bias_initializer=_once(layer.bias_initializer),
@@ -92,6 +111,35 @@ def pointwise(layer, inputs, outputs, name):
     return conv
 
 
+def square_conv(layer, channels, size, name):
+    """Returns a built channels-last convolution with the options of `layer`.
+
+    Args:
+        layer: The layer that it is a part of. Where its `bias_initializer` is None, the
+            bias starts as PyTorch's: uniform in +-1 / sqrt(fan-in).
+        channels: Number of input and of output channels.
+        size: Height and width of the kernel; the padding keeps the map's size.
+        name: Name of the convolution.
+    """
+    bound = (size * size * channels) ** -0.5
+    conv = keras.layers.Conv2D(
+        channels,
+        size,
+        padding="same",
+        data_format="channels_last",
+        kernel_initializer=_once(layer.kernel_initializer),
+        bias_initializer=_once(layer.bias_initializer)
+        or keras.initializers.RandomUniform(-bound, bound),
+        kernel_regularizer=layer.kernel_regularizer,
+        bias_regularizer=layer.bias_regularizer,
+        dtype=layer.dtype_policy,
+        trainable=layer.trainable,
+        name=name,
+    )
+    conv.build((None, None, None, channels))
+    return conv
+
+
 def _once(initializer):
     # A Keras initializer gives the same numbers at each call: convolutions that shared
     # one object would start with equal kernels.
@@ -100,7 +148,7 @@ def _once(initializer):
     return initializer
 
 
-def batch_norm(layer, channels, name):
+def batch_norm(layer, channels, name, gamma_initializer="ones"):
     """Returns a built batch normalization over the last axis of a rank-4 tensor.
 
     Momentum 0.9 and epsilon 1e-5: PyTorch's defaults, 0.1 and 1e-5.
@@ -108,6 +156,7 @@ def batch_norm(layer, channels, name):
     norm = keras.layers.BatchNormalization(
         momentum=0.9,
         epsilon=1e-5,
+        gamma_initializer=gamma_initializer,
         dtype=layer.dtype_policy,
         trainable=layer.trainable,
         name=name,

@@ -5,7 +5,8 @@ import os
 import re
 from collections.abc import Collection
 
-from keras_attention.mobile import litert, report
+from keras_attention import report
+from keras_attention.mobile import litert
 
 # Shapes, axes and biases are int32 in integer files; everything else must be int8.
 _INTEGER = ("int8", "int32")
@@ -57,7 +58,8 @@ def check(path: str | os.PathLike) -> CheckReport:
 
     Returns:
         A `CheckReport`; its `ok` is False if an operator is outside of TFLite's own
-        set (Flex, custom), a tensor has more than 4 axes, the batch size is not fixed,
+        set (Flex, custom), a tensor has more than 4 axes (video: more than its input),
+        the batch size is not fixed,
         or an integer file holds a tensor of another dtype.
 
     Raises:
@@ -99,9 +101,11 @@ def problems(
                 f"'{tensor.name}' has a size that may vary, {tensor.shape}: some "
                 "runtimes (LiteRT.js) need it fixed."
             )
+    # Video has five axes by itself.
+    most = max([_MAX_RANK, *(len(tensor.shape) for tensor in file.inputs)])
     for tensor in file.tensors:
         where = _where(tensor, layers)
-        if len(tensor.shape) > _MAX_RANK:
+        if len(tensor.shape) > most:
             found.append(
                 f"{where} has {len(tensor.shape)} axes, {tensor.shape}: mobile "
                 f"delegates take at most {_MAX_RANK}."

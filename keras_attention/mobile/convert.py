@@ -10,15 +10,15 @@ from typing import Any
 
 import keras
 
-from keras_attention import files
+from keras_attention import files, report
 from keras_attention.mobile import graph as graphs
-from keras_attention.mobile import litert, report, rules, tf_converter
+from keras_attention.mobile import litert, rules, tf_converter
 from keras_attention.mobile.check import problems
 from keras_attention.mobile.deploy import deploy
 from keras_attention.mobile.fake_quant import FakeQuantize
 from keras_attention.mobile.quantize import quantize
 
-PRECISIONS = ("int8", "float32")
+PRECISIONS = ("int8", "float16", "float32")
 
 # Deployed blocks call the layers that make their gates so.
 _GATE = re.compile(r"_gate(_\w+)?$")
@@ -30,9 +30,9 @@ class ConvertReport(report.Report):
 
     Attributes:
         path: the file.
-        uint8_path: its twin with uint8 inputs and outputs; None for float32.
+        uint8_path: its twin with uint8 inputs and outputs; None for floats.
         labels_path: the class names; None if none were given.
-        precision: "int8" or "float32".
+        precision: "int8", "float16" or "float32".
         bytes: size of the file.
         operators: number of operators of each kind.
         dtypes: number of tensors of each dtype.
@@ -66,13 +66,15 @@ def convert(
     int8: int8 inputs and outputs, every tensor int8 or int32; beside it
     `<stem>_uint8.tflite`, the same operators between uint8 inputs and outputs, into
     which raw image bytes go if the model's `input_range` says so. float32: the deployed
-    model as it is. Files appear under their names only when all of them are complete.
+    model as it is; float16: with its weights stored in half the bytes. These two take
+    video models (inputs of rank 5), too. Files appear under their names only when all
+    of them are complete.
 
     Args:
         model: quantized by `mobile.quantize`, or a float model. It stays as it is.
         path: the file to write, "*.tflite".
-        precision: "int8" or "float32"; None is "int8" for a quantized model and
-            "float32" for a float one.
+        precision: "int8", "float16" or "float32"; None is "int8" for a quantized
+            model and "float32" for a float one.
         calibration: representative inputs for a float model and "int8", as for
             `mobile.quantize`; not used otherwise.
         labels: class names in the order of the first output, or the path of a file
@@ -109,7 +111,7 @@ def convert(
     graph = graphs.trace(flat.inputs, list(flat.outputs))
     if precision == "int8":
         tf_converter.check_ranges(graph)
-    data = tf_converter.convert(graph, precision == "int8", softmax)
+    data = tf_converter.convert(graph, precision, softmax)
     file = litert.File(data)
     found = problems(file, precision == "int8", {node.name for node in graph.nodes})
     if found:
@@ -201,9 +203,9 @@ def _precision(precision, quantized, calibration):
         raise ValueError(
             f"precision must be None or one of {PRECISIONS}. Received: {precision!r}"
         )
-    if precision == "float32" and quantized:
+    if precision != "int8" and quantized:
         raise ValueError(
-            "The model is quantized to int8 and can't be converted to 'float32': "
+            f"The model is quantized to int8 and can't be converted to '{precision}': "
             "convert the float model that it was made from."
         )
     if precision == "int8" and not quantized and calibration is None:

@@ -44,17 +44,27 @@ class FakeQuantize(keras.layers.Layer):
         shared: whether several tensors share this layer, and so the range. A shared
             range only widens in training: the average of two different tensors'
             ranges would cut off the wider one.
+        positive: whether what would be rounded to 0 becomes the smallest value above:
+            for the input of a logarithm or a reciprocal root, whose values are > 0.
 
     Input shape: any. Output shape: the same. dtype: float32.
 
     Reference: Jacob et al. 2018, arXiv 1712.05877, section 3.
     """
 
-    def __init__(self, quantizer=None, freeze_after=500, shared=False, **kwargs):
+    def __init__(
+        self,
+        quantizer=None,
+        freeze_after=500,
+        shared=False,
+        positive=False,
+        **kwargs,
+    ):
         super().__init__(dtype="float32", **_without_dtype(kwargs))
         self.description = _describe(quantizer, _MOVING_AVERAGE)
         self.freeze_after = freeze_after
         self.shared = shared
+        self.positive = positive
         self.quantizer = None
         self.range_variables = {}
 
@@ -79,7 +89,14 @@ class FakeQuantize(keras.layers.Layer):
         if training and quantizers.has_range(variables):
             self._follow(inputs, variables)
             training = False
-        return self.quantizer(inputs, training, variables)
+        rounded = self.quantizer(inputs, training, variables)
+        bounds = quantizers.bounds(self.quantizer, variables)
+        if not self.positive or bounds is None:
+            return rounded
+        low, high = bounds
+        step = (high - low) / (2**self.quantizer.num_bits - 1)
+        # The second rounding tells the converter on which grid the maximum is.
+        return self.quantizer(ops.maximum(rounded, step), False, variables)
 
     def _follow(self, inputs, variables):
         """Updates the range once.
@@ -117,6 +134,7 @@ class FakeQuantize(keras.layers.Layer):
             "quantizer": self.description,
             "freeze_after": self.freeze_after,
             "shared": self.shared,
+            "positive": self.positive,
         }
 
 

@@ -14,11 +14,13 @@ class Range:
         names: of the operations and inputs that write to it, in order.
         fixed: (low, high) where it is given, None where it follows the data.
         tensors: what is rounded to it.
+        positive: whether values are kept from being rounded to 0.
     """
 
     names: list[str]
     fixed: tuple[float, float] | None = None
     tensors: list = dataclasses.field(default_factory=list)
+    positive: bool = False
 
     @property
     def name(self) -> str:
@@ -34,14 +36,14 @@ class Placement:
         rules: id(operation) -> its rule.
         ranges: id(tensor) -> the range it is rounded to, right where it is made.
             Tensors that are missing stand on the grid of what they were made from.
-        rescaled: id(node) -> {id(input tensor): (the fixed range that it stands on, the
-            range to which this node's input is rounded once more)}: a fixed grid met
-            others that must be equal.
+        rescaled: id(node) -> {id(input tensor): (a lower bound of its values, the range
+            to which this node's input is rounded once more)}: a fixed grid met others
+            that must be equal, or a tensor that may be 0 elsewhere must not be here.
     """
 
     rules: dict[int, rules.Rule]
     ranges: dict[int, Range]
-    rescaled: dict[int, dict[int, tuple[Range, Range]]]
+    rescaled: dict[int, dict[int, tuple[float, Range]]]
 
     def all_ranges(self) -> list[Range]:
         """All ranges, each once, in the order of the graph."""
@@ -84,7 +86,24 @@ def place(
                     continue
             grid = grids.new(tensor, Range([node.name], fixed))
             placement.ranges[id(tensor)] = grid
-    return grids.settle(placement)
+    placement = grids.settle(placement)
+    for node in graph.nodes:
+        _keep_positive(node, placement, readers)
+    return placement
+
+
+def _keep_positive(node, placement, readers):
+    """Keeps the input of a logarithm or a reciprocal root from being rounded to 0."""
+    if not placement.rules[id(node.op)].positive:
+        return
+    (tensor,) = node.input_tensors
+    grid = placement.ranges.get(id(tensor))
+    alone = grid and len(grid.tensors) == 1 and readers[id(tensor)] == [node]
+    if alone and id(node) not in placement.rescaled:
+        grid.positive = True
+    else:
+        own = Range([f"{node.name}_positive"], tensors=[tensor], positive=True)
+        placement.rescaled[id(node)] = {id(tensor): (0.0, own)}
 
 
 class _Grids:
@@ -108,7 +127,7 @@ class _Grids:
         """Puts all inputs and outputs of a node on one grid.
 
         A fixed grid can't follow others. An input that stands on one is rounded once
-        more, to the common grid; returns {id(tensor): (fixed grid, common grid)}.
+        more, to the common grid; returns {id(tensor): (lower bound, common grid)}.
         """
         inputs = {id(t): (t, self.find(self._of[id(t)])) for t in node.input_tensors}
         found = list(dict.fromkeys(grid for _, grid in inputs.values()))
@@ -125,7 +144,7 @@ class _Grids:
             for key, (tensor, grid) in inputs.items():
                 if grid.fixed is not None:
                     common.tensors.append(tensor)
-                    rescaled[key] = grid, common
+                    rescaled[key] = grid.fixed[0], common
         for tensor in node.output_tensors:
             self._of[id(tensor)] = common
         return rescaled
@@ -134,7 +153,7 @@ class _Grids:
         """Replaces ranges that were made one with others."""
         placement.ranges = {k: self.find(r) for k, r in placement.ranges.items()}
         placement.rescaled = {
-            node: {k: (fixed, self.find(r)) for k, (fixed, r) in by_tensor.items()}
+            node: {k: (low, self.find(r)) for k, (low, r) in by_tensor.items()}
             for node, by_tensor in placement.rescaled.items()
         }
         return placement

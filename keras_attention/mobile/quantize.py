@@ -10,9 +10,9 @@ from keras import ops, tree
 
 from keras_attention import image_input
 from keras_attention.mobile import calibration as calibrating
+from keras_attention.mobile import equalizing, quantizers
 from keras_attention.mobile import graph as graphs
 from keras_attention.mobile import placement as placing
-from keras_attention.mobile import quantizers
 from keras_attention.mobile.deploy import deploy
 from keras_attention.mobile.fake_quant import FakeQuantize, QuantizedKernel
 
@@ -62,20 +62,25 @@ def quantize(
     Raises:
         RuntimeError: Keras runs on another backend than TensorFlow.
         TypeError: an override is no tfmot `Quantizer`.
-        ValueError: an operation that can't be quantized, by layer name; a dynamic
-            height or width; calibration data that is empty, not finite or outside of a
-            fixed range; an input range of which byte steps are no exact int8 grid; an
-            override that matches nothing.
+        ValueError: an operation that can't be quantized, by layer name; an input of
+            rank 5 (video); a dynamic height or width; calibration data that is empty,
+            not finite or outside of a fixed range; an input range of which byte steps
+            are no exact int8 grid; an override that matches nothing.
     """
     if scheme not in _SCHEMES:
         raise ValueError(f"scheme must be one of {_SCHEMES}. Received: {scheme!r}")
     quantizers.tfmot_quantizers()  # Says early if the backend can't.
     deployed = deploy(model)
     fixed = _input_ranges(deployed, input_range)
+    _refuse_video(deployed)
+    data = calibrating.batches(calibration, calibration_batches, len(deployed.inputs))
+    if equalizing.equalizers(deployed):
+        data = list(data)
+        equalizing.equalize(deployed, data)
     graph = graphs.trace_model(deployed)
     placement = placing.place(graph, fixed)
     chosen = _Overrides(overrides or {}, graph, placement)
-    bounds = _calibrate(deployed, placement, calibration, calibration_batches)
+    bounds = _calibrate(deployed, placement, data)
     return _Emitter(placement, chosen, bounds, freeze_after).model(deployed, graph)
 
 
@@ -105,6 +110,17 @@ def check_input_range(low: float, high: float) -> tuple[float, float]:
     return low, high
 
 
+def _refuse_video(model):
+    for tensor in model.inputs:
+        if len(tensor.shape) > 4:
+            raise ValueError(
+                f"Input '{graphs.input_name(tensor)}' of model '{model.name}' has the "
+                f"shape {tuple(tensor.shape)}. Video can't be quantized to int8: "
+                "TFLite's CONV_3D has no integer kernel, and its delegates take at "
+                "most 4 axes. Convert the float model to 'float16' or 'float32'."
+            )
+
+
 def _input_ranges(model, input_range):
     """Returns the fixed range of each input, or None."""
     layers = [graphs.input_layer(tensor) for tensor in model.inputs]
@@ -119,11 +135,10 @@ def _input_ranges(model, input_range):
     return [r if r is None else check_input_range(*r) for r in map(ranges.get, names)]
 
 
-def _calibrate(deployed, placement, calibration, limit):
+def _calibrate(deployed, placement, data):
     """Returns {range: (low, high)} of what the float model computes."""
     ranges = placement.all_ranges()
     tensors = list({id(t): t for r in ranges for t in r.tensors}.values())
-    data = calibrating.batches(calibration, limit, len(deployed.inputs))
     found = calibrating.extremes(deployed, tensors, data)
     seen = {id(t): bounds for t, bounds in zip(tensors, found, strict=True)}
     inputs = {id(t) for t in deployed.inputs}
@@ -241,17 +256,17 @@ class _Emitter:
         return flat
 
     def _rescale(self, node, args, kwargs, rescaled):
-        """Rounds inputs that stand on a fixed grid once more, to a common one."""
+        """Rounds inputs of a node once more, to another grid."""
 
         def convert(old, new):
             if id(old) not in rescaled:
                 return new
-            fixed, common = rescaled[id(old)]
+            low, grid = rescaled[id(old)]
             # Changes nothing. The converter merges two roundings in a row into one,
             # and then finds unequal scales.
             name = self._names.unique(f"{node.name}_rescale")
-            new = graphs.call_named(name, ops.maximum, new, fixed.fixed[0])
-            return self._round(new, common)
+            new = graphs.call_named(name, ops.maximum, new, low)
+            return self._round(new, grid)
 
         olds = tree.flatten((node.args, node.kwargs))
         news = tree.flatten((args, kwargs))
@@ -289,6 +304,7 @@ class _Emitter:
                 # The layer counts its calls: one per tensor and step.
                 freeze_after=self._freeze_after * len(grid.tensors),
                 shared=len(grid.tensors) > 1,
+                positive=grid.positive,
                 name=self._names.unique(f"{grid.name}_quant"),
             )
             if grid.fixed is None:

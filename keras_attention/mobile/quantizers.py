@@ -153,11 +153,14 @@ def set_range(quantizer: Any, variables: dict, low: Any, high: Any) -> None:
 
 def get_range(quantizer: Any, variables: dict) -> tuple[np.ndarray, np.ndarray] | None:
     """Returns (low, high) as float32 arrays, or None for a quantizer without."""
+    found = bounds(quantizer, variables)
+    return found and tuple(keras.ops.convert_to_numpy(bound) for bound in found)
+
+
+def bounds(quantizer: Any, variables: dict) -> tuple[Any, Any] | None:
+    """Returns (low, high) as they are: variables or numbers; None without a range."""
     if has_range(variables):
-        return tuple(
-            keras.ops.convert_to_numpy(variables[name])
-            for name in ("min_var", "max_var")
-        )
+        return variables["min_var"], variables["max_var"]
     if hasattr(quantizer, "init_min"):  # tfmot's FixedQuantizer
         return np.float32(quantizer.init_min), np.float32(quantizer.init_max)
     return None

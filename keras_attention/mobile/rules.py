@@ -22,12 +22,15 @@ class Rule:
         fuses: whether a ReLU behind it becomes part of it: then nothing is rounded
             between the two.
         fusible: whether it is such a ReLU.
+        positive: whether its input must not be 0, to which int8 rounds small values:
+            there, the smallest value is one step.
     """
 
     output: str | tuple[float, float] = "own"
     kernel: str | None = None
     fuses: bool = False
     fusible: bool = False
+    positive: bool = False
 
 
 _OWN = Rule()
@@ -35,6 +38,7 @@ _SAME = Rule("same")
 _CONVOLUTION = Rule(kernel="channel", fuses=True)
 _ARITHMETIC = Rule(fuses=True)
 _RELU = Rule(fusible=True)
+_POSITIVE = Rule(positive=True)
 _UNIT = Rule((0.0, 255 / 256))
 
 RULES = {
@@ -42,10 +46,17 @@ RULES = {
     "Conv2D": _CONVOLUTION,
     "DepthwiseConv2D": _CONVOLUTION,
     "Dense": Rule(kernel="tensor", fuses=True),
+    # products of two computed tensors
+    "Matmul": _OWN,
     # arithmetic, by broadcasting
     "Add": _ARITHMETIC,
     "Subtract": _ARITHMETIC,
     "Multiply": _ARITHMETIC,
+    # functions of one value, looked up in a table
+    "Exp": _OWN,
+    "Log": _POSITIVE,
+    "Rsqrt": _POSITIVE,
+    "Sqrt": _OWN,
     # activations
     "Relu": _RELU,
     "Relu6": _RELU,
@@ -54,6 +65,7 @@ RULES = {
     "Tanh": Rule((-1.0, 127 / 128)),
     # reductions that may rescale
     "Mean": _OWN,
+    "Sum": _OWN,
     "GlobalAveragePooling2D": _OWN,
     # what moves or selects values keeps their scale
     "AveragePooling2D": _SAME,
@@ -65,6 +77,7 @@ RULES = {
     "GlobalMaxPooling2D": _SAME,
     "Max": _SAME,
     "MaxPooling2D": _SAME,
+    "Pad": _SAME,
     "Permute": _SAME,
     "Reshape": _SAME,
     "Squeeze": _SAME,
@@ -74,7 +87,12 @@ RULES = {
 
 # Same mathematics under other names: Keras has activations as layers, as functions
 # inside `Activation` and as operations.
-_SYNONYMS = {"ReLU": "Relu", "GetitemOp": "GetItem"}
+_SYNONYMS = {
+    "GetitemOp": "GetItem",
+    "Moveaxis": "Transpose",
+    "ReLU": "Relu",
+    "Swapaxes": "Transpose",
+}
 
 
 def operation_name(op: keras.Operation) -> str:
@@ -83,6 +101,8 @@ def operation_name(op: keras.Operation) -> str:
         return op.activation.__name__.replace("_", " ").title().replace(" ", "")
     if isinstance(op, keras.layers.ReLU):
         return _relu_name(op)
+    if isinstance(op, keras.layers.Softmax) and not isinstance(op.axis, int):
+        return f"Softmax(axis={tuple(op.axis)})"
     classes = [c for c in type(op).__mro__ if c.__module__.startswith("keras.")]
     name = classes[0].__name__
     return _SYNONYMS.get(name, name)

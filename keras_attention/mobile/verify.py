@@ -9,7 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_attention.mobile import litert, report
+from keras_attention import report
+from keras_attention.mobile import litert
 from keras_attention.mobile.convert import is_quantized, with_gates
 from keras_attention.mobile.deploy import deploy
 

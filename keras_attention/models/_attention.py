@@ -8,6 +8,8 @@ import keras
 from keras_attention import registry
 from keras_attention.models import placement
 
+REPLACE = "replace_spatial"
+
 
 @dataclasses.dataclass(frozen=True)
 class Site:
@@ -18,7 +20,10 @@ class Site:
         backbone: Key of the backbone in the placement table.
         position: E.g. "after_depthwise".
         unit: Number of the unit, counted from 1 as in the layers' names.
-        shape: Shape of the tensor there, (N, H, W, C).
+        shape: Shape of the tensor there, (N, H, W, C); before the convolution at
+            "replace_spatial".
+        conv: At "replace_spatial", the arguments of the `Conv2D` whose place the block
+            takes: filters, kernel_size, strides, padding, groups, use_bias. Else None.
     """
 
     name: str
@@ -26,6 +31,7 @@ class Site:
     position: str
     unit: int
     shape: tuple
+    conv: dict | None = None
 
     @property
     def channels(self):
@@ -69,25 +75,60 @@ class Attention:
         for number, entry in enumerate(attention, 1):
             make, name = _resolve(entry)
             where = position or placement.position_of(backbone, name)
+            _check_position(name, where)
             suffix = "attention" if len(attention) == 1 else f"attention_{number}"
             self._blocks.append(_Block(make, where, suffix))
+        replacing = [b for b in self._blocks if b.position == REPLACE]
+        if len(replacing) > 1:
+            raise ValueError(
+                f"only one block can take the place of a convolution; received "
+                f"{len(replacing)} at {REPLACE!r}"
+            )
+        self._replacing = replacing[0] if replacing else None
 
     def __call__(self, x, position, *, unit, prefix):
         """Returns `x` behind the blocks that belong at `position` of a unit."""
         for block in self._blocks:
-            if block.position != position:
-                continue
-            site = Site(
-                f"{prefix}_{block.suffix}", self._backbone, position, unit, x.shape
-            )
-            layer = block.make(site)
-            if not isinstance(layer, keras.layers.Layer):
-                raise ValueError(
-                    "a callable given as attention must return a keras.layers.Layer; "
-                    f"received {layer!r} for {site}"
-                )
-            x = layer(x)
+            if block.position == position:
+                x = self._apply(block, x, unit, prefix)
         return x
+
+    def replace(self, x, conv, *, unit, prefix):
+        """Returns the block's output in place of a unit's k x k convolution.
+
+        Args:
+            x: The convolution's input.
+            conv: Its arguments, see `Site`.
+            unit: Number of the unit.
+            prefix: Of the unit's names.
+
+        Returns:
+            A tensor, or None if no block takes that place.
+        """
+        if self._replacing is None:
+            return None
+        return self._apply(self._replacing, x, unit, prefix, conv)
+
+    def _apply(self, block, x, unit, prefix, conv=None):
+        name = f"{prefix}_{block.suffix}"
+        site = Site(name, self._backbone, block.position, unit, x.shape, conv)
+        layer = block.make(site)
+        if not isinstance(layer, keras.layers.Layer):
+            raise ValueError(
+                "a callable given as attention must return a keras.layers.Layer; "
+                f"received {layer!r} for {site}"
+            )
+        return layer(x)
+
+
+def _check_position(name, position):
+    """Raises ValueError if a registered block can't stand there."""
+    if name is not None and (position == REPLACE) != (name in placement.REPLACING):
+        only = "only" if name in placement.REPLACING else "not"
+        raise ValueError(
+            f"attention {name!r} can {only} take the place of a convolution "
+            f"({REPLACE!r}); received position {position!r}"
+        )
 
 
 def _resolve(entry):
@@ -97,11 +138,17 @@ def _resolve(entry):
     if isinstance(entry, dict):
         arguments = dict(entry)
         name = arguments.pop("name", None)
-        if name not in registry.names():
-            registry.get(name)  # raises, with the names that there are
-        return lambda site: registry.get(name, **arguments | {"name": site.name}), name
-    if isinstance(entry, type) and issubclass(entry, keras.layers.Layer):
-        return lambda site: entry(name=site.name), registry.name_of(entry)
+        cls = registry.class_of(name)
+    elif isinstance(entry, type) and issubclass(entry, keras.layers.Layer):
+        cls, arguments, name = entry, {}, registry.name_of(entry)
+    else:
+        cls = None
+    if cls is not None:
+
+        def make(site):
+            return cls(**placement.fitted(name, site) | arguments, name=site.name)
+
+        return make, name
     if callable(entry) and not isinstance(entry, keras.layers.Layer):
         return entry, None
     raise ValueError(

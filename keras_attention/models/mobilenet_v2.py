@@ -24,7 +24,13 @@ STAGES = (
     (6, 320, 1, 1),
 )
 STEM_CHANNELS, HEAD_CHANNELS = 32, 1280
-POSITIONS = ("after_expand", "after_depthwise", "after_project", "after_sum")
+POSITIONS = (
+    "after_expand",
+    "replace_spatial",
+    "after_depthwise",
+    "after_project",
+    "after_sum",
+)
 
 
 def MobileNetV2(
@@ -54,7 +60,8 @@ def MobileNetV2(
         attention: None, a registry name, {"name": ..., **arguments}, a Layer subclass,
             a callable Site -> Layer, or a list of these. Blocks go into the 16 units
             that expand.
-        attention_position: "after_expand", "after_depthwise", "after_project" or
+        attention_position: "after_expand", "replace_spatial" (in place of the depthwise
+            convolution, for blocks that are one), "after_depthwise", "after_project" or
             "after_sum" (the unit's output, also where no sum is); None is the block's
             own place, see `models/placement.py`.
         include_top: False leaves out pooling and classifier: the model's output is the
@@ -132,7 +139,12 @@ def _inverted_residual(inputs, unit, expansion, channels, stride, drop, attend):
     if expansion > 1:
         x = _conv(x, inputs.shape[-1] * expansion, 1, 1, f"{prefix}_expand")
         x = place(x, "after_expand")
-    x = _conv(x, None, 3, stride, f"{prefix}_depthwise")
+
+    def replace(x, conv):
+        return attend.replace(x, conv, unit=unit, prefix=prefix)
+
+    spatial = replace if expansion > 1 else None
+    x = _conv(x, None, 3, stride, f"{prefix}_depthwise", replace=spatial)
     x = place(x, "after_depthwise")
     x = _conv(x, channels, 1, 1, f"{prefix}_project", activation=False)
     x = place(x, "after_project")
@@ -144,27 +156,32 @@ def _inverted_residual(inputs, unit, expansion, channels, stride, drop, attend):
     return place(x, "after_sum")
 
 
-def _conv(x, channels, kernel_size, stride, name, activation=True):
-    """Returns convolution, batch normalization and ReLU6; channels=None: depthwise."""
+def _conv(x, channels, kernel_size, stride, name, activation=True, replace=None):
+    """Returns convolution, batch normalization and ReLU6; channels=None: depthwise.
+
+    `replace`, given the input and the arguments of the convolution as a `Conv2D`,
+    returns what stands in its place, or None.
+    """
     if kernel_size > 1 and stride > 1:
         # Symmetric, unlike "same", which pads even sizes on one side only.
         x = layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
         padding = "valid"
     else:
         padding = "same"
-    options = {
-        "strides": stride,
-        "padding": padding,
-        "use_bias": False,
-        "name": f"{name}_conv",
-    }
+    options = {"strides": stride, "padding": padding, "use_bias": False}
     # N(0, sqrt(2 / (k * k * out))); a depthwise kernel's outputs are its `fan_in`.
-    if channels is None:
-        options["depthwise_initializer"] = _normal("fan_in")
-        x = layers.DepthwiseConv2D(kernel_size, **options)(x)
-    else:
-        options["kernel_initializer"] = _normal("fan_out")
+    if channels is not None:
+        options |= {"kernel_initializer": _normal("fan_out"), "name": f"{name}_conv"}
         x = layers.Conv2D(channels, kernel_size, **options)(x)
+    else:
+        width = x.shape[-1]
+        conv = {"filters": width, "kernel_size": kernel_size, "groups": width} | options
+        replaced = replace(x, conv) if replace else None
+        if replaced is None:
+            options["depthwise_initializer"] = _normal("fan_in")
+            options["name"] = f"{name}_conv"
+            replaced = layers.DepthwiseConv2D(kernel_size, **options)(x)
+        x = replaced
     x = layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_bn")(x)
     return layers.ReLU(6.0, name=f"{name}_relu")(x) if activation else x
 

@@ -1,14 +1,27 @@
-"""Where each block goes in each backbone: one table.
+"""Where each block goes in each backbone, and what must fit there: tables.
 
 Keys are a backbone and the registry names of blocks; the entry None is for every other
 block. A position is a name from the backbone's list of positions.
 """
 
+from keras_attention.layers._common import largest_divisor
+
 PLACEMENT = {
     "mobilenet_v2": {
         None: "after_depthwise",
         "coord": "after_depthwise",  # arXiv 2103.02907, every unit that expands
+        "aw": "replace_spatial",  # arXiv 2108.08205: a convolution itself
     },
+}
+
+# Blocks that are convolutions, and stand nowhere else than in the place of one.
+REPLACING = ("aw",)
+
+# Arguments that follow from the site, by registry name.
+_FITTED = {
+    # Widths of MobileNetV2 such as 144 are no multiples of the default, 32.
+    "ema": lambda site: {"groups": largest_divisor(site.channels, 32)},
+    "aw": lambda site: site.conv,
 }
 
 
@@ -21,3 +34,16 @@ def position_of(backbone, block):
     """
     positions = PLACEMENT[backbone]
     return positions.get(block, positions[None])
+
+
+def fitted(block, site):
+    """Returns the arguments that make a block fit a site.
+
+    Args:
+        block: A registry name, or None for a layer that has none.
+        site: A `Site`.
+
+    Returns:
+        A dict, for example {"groups": 24} for "ema" on 144 channels.
+    """
+    return _FITTED[block](site) if block in _FITTED else {}

@@ -5,7 +5,12 @@ import numpy as np
 import pytest
 from support.small_networks import SMALL, images
 
-from keras_attention import CoordAttention, models
+from keras_attention import (
+    AWConv2D,
+    CoordAttention,
+    EfficientMultiScaleAttention,
+    models,
+)
 from keras_attention.models import _attention, mobilenet_v2, placement
 
 POSITIONS = mobilenet_v2.POSITIONS
@@ -23,7 +28,7 @@ class TestAttention:
             assert block.input is before.output
             assert behind.input is block.output
 
-    @pytest.mark.parametrize("position", POSITIONS)
+    @pytest.mark.parametrize("position", [p for p in POSITIONS if p[:5] == "after"])
     def test_positions(self, position):
         sites = []
 
@@ -51,9 +56,82 @@ class TestAttention:
             assert layer.input is model.get_layer(before).output
             assert site.shape == layer.output.shape
             assert site.channels == layer.output.shape[-1]
+            assert site.conv is None
         if position == "after_project":  # inside the branch, not behind the sum
             add = model.get_layer("block_3_add")
             assert model.get_layer("block_3_attention").output in add.input
+
+    @pytest.mark.parametrize("attention", ["aw", AWConv2D])
+    def test_aw_takes_the_place_of_the_depthwise_convolution(self, attention):
+        model = models.MobileNetV2(**SMALL, attention=attention)
+        blocks = [x for x in model.layers if isinstance(x, AWConv2D)]
+        assert [b.name for b in blocks] == [
+            f"block_{n}_attention" for n in range(2, 18)
+        ]
+        names = {layer.name for layer in model.layers}
+        assert {f"block_{n}_depthwise_conv" for n in range(1, 18)} & names == {
+            "block_1_depthwise_conv"  # of the unit that does not expand
+        }
+        plain = models.MobileNetV2(**SMALL)
+        for unit, block in enumerate(blocks, 2):
+            conv = plain.get_layer(f"block_{unit}_depthwise_conv")
+            assert block.output.shape == conv.output.shape
+            assert block.groups == block.filters == conv.input.shape[-1]
+            assert block.strides == conv.strides and block.padding == conv.padding
+            assert not block.use_bias
+            behind = model.get_layer(f"block_{unit}_depthwise_bn")
+            assert behind.input is block.output
+        model(images(2, 32, 32, 3), training=True)
+
+    def test_a_callable_takes_the_place_of_the_depthwise_convolution(self):
+        sites = []
+
+        def make(site):
+            sites.append(site)
+            return keras.layers.Conv2D(**site.conv, name=site.name)
+
+        model = models.MobileNetV2(
+            **SMALL, attention=make, attention_position="replace_spatial"
+        )
+        plain = models.MobileNetV2(**SMALL)
+        assert model.count_params() == plain.count_params()
+        assert sites[0].conv == {
+            "filters": sites[0].channels,
+            "kernel_size": 3,
+            "strides": 2,
+            "padding": "valid",  # behind symmetric padding
+            "groups": sites[0].channels,
+            "use_bias": False,
+        }
+
+    def test_blocks_are_made_to_fit(self):
+        model = models.MobileNetV2((32, 32, 3), 5, attention="ema")
+        groups = {
+            layer.output.shape[-1]: layer.groups
+            for layer in model.layers
+            if isinstance(layer, EfficientMultiScaleAttention)
+        }
+        assert groups == {96: 32, 144: 24, 192: 32, 384: 32, 576: 32, 960: 32}
+        ema = {"name": "ema", "groups": 8}
+        for value in (ema, lambda site: EfficientMultiScaleAttention(8)):
+            model = models.MobileNetV2((32, 32, 3), 5, attention=value)
+            found = {x.groups for x in model.layers if hasattr(x, "pointwise")}
+            assert found == {8}
+
+    @pytest.mark.parametrize(
+        ("attention", "position", "message"),
+        [
+            ("coord", "replace_spatial", "'coord' can not take the place"),
+            ("aw", "after_depthwise", "'aw' can only take the place.*after_depthwise"),
+            (["aw", "aw"], None, "only one block can take the place.*received 2"),
+            ({"name": "ema", "groups": 32}, None, "groups"),
+        ],
+    )
+    def test_refuses_what_does_not_fit(self, attention, position, message):
+        with pytest.raises(ValueError, match=message):
+            models.MobileNetV2(
+                (32, 32, 3), 5, attention=attention, attention_position=position
+            )
 
     def test_every_way_to_name_a_block(self):
         class Gate(keras.layers.Layer):

@@ -1,4 +1,4 @@
-"""What the steps on the way to a phone give back: numbers to read and to store."""
+"""What longer steps give back: numbers to read and to store."""
 
 import dataclasses
 import os

@@ -1,0 +1,376 @@
+"""The tests that every attention layer has to pass, as classes to derive from.
+
+A block's test file describes the block in a class of its own and derives:
+
+    class Block(Suite):
+        layer_class = DoubleAttention
+        reference = staticmethod(double_attention.forward)
+        goldens = ("double_attention", "double_attention_3d")
+        cases = ({"value_channels": 6}, {"residual": False})
+        channels = 16
+
+    class TestGolden(Block, Golden): ...
+    class TestLayer(Block, Properties): ...
+    class TestDeploy(Block, Deploy): ...
+    class TestInt8(Block, Int8): ...
+"""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from support.comparing import CLOSE, difference, features
+from support.gradients import gradients
+from support.torch_weights import FIRST, apply, built, live
+
+from keras_attention import mobile
+from keras_attention.mobile import litert
+from keras_attention.weights import load_torch
+from keras_attention.weights.torch_state import torch_parameters
+
+FORMATS = ("channels_last", FIRST)
+
+
+class Suite:
+    """Describes a block; the defaults fit most.
+
+    Attributes:
+        layer_class: the class.
+        reference: numpy restatement, (x, weights, training=False, **arguments) -> y.
+        goldens: names of its golden files.
+        required: arguments without which the layer can't be made (filters, ...).
+        cases: further arguments to test it with, each a dict.
+        channels: of the inputs that it is tested on.
+        sizes: heights and widths.
+        gain: of the random kernels, see `torch_weights.random_weights`.
+        full_config: valid arguments that all differ from their defaults.
+        no_gradient: {authors' name: reason} of weights whose gradient is 0.
+        normalized: {authors' name of a normalization: x.shape -> number of positions
+            that its batch statistics are taken over}.
+        steps: (largest difference, share of the elements that may differ by more than
+            one step) between quantized Keras and the file.
+        error: largest relative error of the int8 file against float.
+    """
+
+    layer_class = None
+    reference = None
+    goldens = ()
+    required = {}
+    cases = ({},)
+    channels = 24
+    sizes = ((8, 8), (7, 10), (5, 3), (1, 6), (1, 1))
+    gain = 1.5
+    full_config = {}
+    no_gradient = {}
+    normalized = {}
+    steps = (4, 0.01)
+    error = 0.05
+
+    def make(self, **arguments):
+        return self.layer_class(**self.required | arguments)
+
+    def live(self, shape, seed=0, **arguments):
+        return live(self.make(**arguments), shape, seed, self.gain)
+
+
+class Golden(Suite):
+    """Equal to the authors' numbers, loaded by the authors' names."""
+
+    @pytest.fixture
+    def loaded(self, golden):
+        def load(name):
+            file = golden(name)
+            layer = self.layer_class(**json.loads(str(file["config_json"])))
+            built(layer, file["x"].shape)
+            report = load_torch(layer, prefixed(file, "param/"))
+            assert set(report.loaded) == set(prefixed(file, "param/"))
+            return layer, file
+
+        return load
+
+    def test_golden(self, loaded):
+        for name in self.goldens:
+            layer, file = loaded(name)
+            x = file["x"]
+            y = layer(x, training=False)
+            assert difference(y, file["y_inference"]) <= CLOSE, name
+            y, dx, weights = gradients(layer, x, file["cotangent"])
+            assert difference(y, file["y_training"]) <= CLOSE, name
+            assert difference(dx, file["dx_training"]) <= CLOSE, name
+            expected = prefixed(file, "grad/")
+            largest = max(np.abs(gradient).max() for gradient in expected.values())
+            parameters = torch_parameters(layer)
+            assert len(weights) == len(expected)
+            for key, gradient in expected.items():
+                actual = weights[id(parameters[key].variable)]
+                actual = parameters[key].to_torch(actual).reshape(gradient.shape)
+                scale = largest if key in self.no_gradient else None
+                assert difference(actual, gradient, scale) <= CLOSE, (name, key)
+
+    def test_statistics_after_one_step(self, loaded):
+        for name in self.goldens:
+            layer, file = loaded(name)
+            layer(file["x"], training=True)
+            after, before = prefixed(file, "after_step/"), prefixed(file, "param/")
+            parameters = torch_parameters(layer)
+            assert len(after) == 2 * len(self.normalized)
+            for norm, positions in self.normalized.items():
+                key = f"{norm}.running_mean"
+                assert difference(parameters[key].variable, after[key]) <= CLOSE
+                # PyTorch averages the unbiased variance, Keras the biased one
+                key, n = f"{norm}.running_var", positions(file["x"].shape)
+                kept = 0.9 * before[key]
+                unbiased = kept + (parameters[key].variable - kept) * n / (n - 1)
+                assert difference(unbiased, after[key]) <= CLOSE
+
+
+class Properties(Suite):
+    """Equal to numpy, for all shapes and modes; trainable, independent, portable."""
+
+    @pytest.mark.parametrize("data_format", FORMATS)
+    @pytest.mark.parametrize("training", [False, True])
+    def test_equals_numpy(self, training, data_format):
+        for case in self.cases:
+            for size in self.sizes:
+                shape = (3, *size, self.channels)
+                layer, weights = self.live(shape, data_format=data_format, **case)
+                x = features(*shape)
+                y = apply(layer, x, training)
+                arguments = self.required | case
+                expected = self.reference(x, weights, training=training, **arguments)
+                assert y.shape == expected.shape
+                assert difference(y, expected) <= CLOSE, (case, size)
+
+    @pytest.mark.parametrize("data_format", FORMATS)
+    def test_dynamic_sizes(self, data_format):
+        for case in self.cases:
+            layer = self.make(data_format=data_format, **case)
+            shape = [None] * (len(self.sizes[0]) + 2)
+            shape[1 if data_format == FIRST else -1] = self.channels
+            x = keras.Input(shape[1:])
+            model = keras.Model(x, layer(x))
+            _, weights = live(layer, (1, *self.sizes[0], self.channels))
+            for size in self.sizes[:3]:
+                x = features(2, *size, self.channels)
+                y = model.predict(to(x, data_format), verbose=0)
+                y = np.moveaxis(y, 1, -1) if data_format == FIRST else y
+                expected = self.reference(x, weights, **self.required | case)
+                assert difference(y, expected) <= CLOSE, (case, size)
+
+    def test_samples_are_independent_at_inference(self):
+        for case in self.cases:
+            shape = (3, *self.sizes[1], self.channels)
+            layer, _ = self.live(shape, **case)
+            x = features(*shape)
+            together = apply(layer, x)
+            alone = np.concatenate([apply(layer, x[i : i + 1]) for i in range(3)])
+            # other batch sizes may take another matrix product: rounding only
+            assert difference(alone, together) <= 2e-6
+
+    def test_every_weight_gets_a_gradient(self):
+        for case in self.cases:
+            shape = (4, *self.sizes[1], self.channels)
+            layer, _ = self.live(shape, **case)
+            x = features(*shape)
+            cotangent = features(*apply(layer, x).shape, seed=2)
+            _, _, found = gradients(layer, x, cotangent)
+            largest = max(np.abs(gradient).max() for gradient in found.values())
+            for name, parameter in torch_parameters(layer).items():
+                if id(parameter.variable) not in found:
+                    continue
+                gradient = np.abs(found[id(parameter.variable)])
+                if name in self.no_gradient:
+                    assert gradient.max() <= CLOSE * largest, name
+                else:
+                    # a ReLU may close a channel for good
+                    assert (gradient > 0).mean() >= 0.5, name
+
+    @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+    def test_mixed_precision(self, policy):
+        for case in self.cases:
+            shape = (2, *self.sizes[1], self.channels)
+            layer, weights = self.live(shape, dtype=policy, **case)
+            half = policy.removeprefix("mixed_")
+            assert {w.dtype for w in layer.weights} == {"float32"}
+            for training in (False, True):
+                # sums over positions and channels go far over float16's range
+                y = layer(500 + 100 * features(*shape), training=training)
+                assert y.dtype == half
+                assert np.isfinite(ops.convert_to_numpy(ops.cast(y, "float32"))).all()
+            layer, weights = self.live(shape, dtype=policy, **case)
+            y = apply(layer, features(*shape))
+            expected = self.reference(features(*shape), weights, **self.required | case)
+            # 8 significant bits in bfloat16 (11 in float16), through several operations
+            assert difference(y, expected) <= (0.06 if half == "bfloat16" else 0.01)
+
+    def test_frozen_layer_stays_as_it_is(self):
+        shape = (3, *self.sizes[0], self.channels)
+        layer, _ = self.live(shape, trainable=False)
+        assert layer.trainable_weights == []
+        before = layer.get_weights()
+        y = apply(layer, features(*shape), training=True)
+        assert all(map(np.array_equal, before, layer.get_weights()))
+        assert difference(apply(layer, features(*shape)), y) == 0
+
+    @pytest.mark.parametrize("build", [False, True])
+    def test_config_round_trip(self, build):
+        for arguments in [*self.cases, self.full_config]:
+            layer = self.make(**arguments)
+            if build:
+                built(layer, (1, *self.sizes[0], self.channels))
+            given = layer.get_config()
+            for key, value in arguments.items():
+                if not isinstance(given[key], dict):  # a serialized object
+                    assert given[key] == value, key
+            config = keras.saving.serialize_keras_object(layer)
+            config = json.loads(json.dumps(config))
+            again = keras.saving.deserialize_keras_object(config)
+            assert type(again) is self.layer_class
+            assert again.built == build
+            assert json.dumps(again.get_config()) == json.dumps(given)
+
+    def test_keras_file(self, tmp_path):
+        for number, case in enumerate(self.cases):
+            shape = (2, *self.sizes[1], self.channels)
+            layer, _ = self.live(shape, **case)
+            x = keras.Input(shape[1:])
+            model = keras.Model(x, layer(x))
+            model.save(tmp_path / f"{number}.keras")
+            again = keras.models.load_model(tmp_path / f"{number}.keras")
+            images = features(*shape)
+            np.testing.assert_array_equal(again(images), model(images))
+
+    def test_output_shape(self):
+        for case in self.cases:
+            for size in self.sizes:
+                shape = (2, *size, self.channels)
+                layer, _ = self.live(shape, **case)
+                y = apply(layer, features(*shape))
+                assert layer.compute_output_shape(shape) == y.shape
+
+
+class Deploy(Suite):
+    """`deploy` equals `call`, in stock layers, and leaves the layer alone."""
+
+    def model(self, layer, shape):
+        x = keras.Input(shape[1:])
+        return mobile.deploy(keras.Model(x, layer(x), name="alone"))
+
+    def test_deployed_equals_call(self):
+        for case in self.cases:
+            for size in self.sizes:
+                shape = (3, *size, self.channels)
+                layer, _ = self.live(shape, **case)
+                for x in inputs(shape).values():
+                    y = apply(layer, x)
+                    actual = self.model(layer, shape)(x)
+                    assert difference(actual, y) <= CLOSE, (case, size)
+
+    def test_holds_stock_layers_only(self):
+        shape = (2, *self.sizes[0], self.channels)
+        layer, _ = self.live(shape, name="block")
+        before = layer.get_weights()
+        model = self.model(layer, shape)
+        assert all(map(np.array_equal, before, layer.get_weights()))
+        stock = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Dense)
+        for inner in model.layers:
+            if inner.weights:
+                assert isinstance(inner, stock), inner
+                assert inner.name.startswith("block_"), inner.name
+                assert inner.dtype_policy.name == "float32"
+        assert all(type(op).__module__.startswith("keras.") for op in model.operations)
+
+    def test_of_a_frozen_layer_is_frozen(self):
+        shape = (2, *self.sizes[0], self.channels)
+        layer, _ = self.live(shape, trainable=False)
+        assert self.model(layer, shape).trainable_weights == []
+
+    def test_of_a_layer_called_twice_is_made_once(self):
+        shape = (2, *self.sizes[0], self.channels)
+        layer, _ = self.live(shape)
+        assert layer.compute_output_shape(shape) == shape
+        x = keras.Input(shape[1:])
+        once = mobile.deploy(keras.Model(x, layer(x)))
+        model = keras.Model(x, layer(layer(x)))
+        twice = mobile.deploy(model)
+        assert len(twice.weights) == len(once.weights)
+        images = features(*shape)
+        assert difference(twice(images), model(images)) <= CLOSE
+
+    def test_refuses(self):
+        shape = (2, *self.sizes[0], self.channels)
+        layer = built(self.make(data_format=FIRST, name="first"), shape)
+        with pytest.raises(ValueError, match="'first'.*channels_first.*channels_last"):
+            layer.deploy()
+        with pytest.raises(ValueError, match="'raw' must be built"):
+            self.make(name="raw").deploy()
+
+
+class Int8(Suite):
+    """Alone behind a convolution and a ReLU6, as an int8 file."""
+
+    int8_size = (14, 14)
+    int8_cases = ({},)
+
+    @pytest.mark.parametrize("kind", ["normal", "dead", "weak"])
+    def test_int8(self, kind, tmp_path):
+        for case in self.int8_cases:
+            shape = (8, *self.int8_size, self.channels)
+            x, model, bypassed = self.net(kind, shape, case)
+            expected = np.asarray(model(x))
+            if bypassed is not None:
+                change = np.linalg.norm(expected - bypassed(x))
+                assert change >= 0.05 * np.linalg.norm(expected)
+            quantized = mobile.quantize(model, x)
+            report = mobile.convert(quantized, tmp_path / "block.tflite")
+            assert set(report.dtypes) <= {"int8", "int32"}
+            actual = np.asarray(quantized(x))
+            assert np.isfinite(actual).all()
+            runner = litert.Runner(tmp_path / "block.tflite")
+            assert runner.file.max_rank <= 4 and not runner.file.custom
+            (tensor,) = runner.outputs
+            y = litert.dequantize(runner(x)[0], tensor)
+            steps = np.abs(y - actual) / tensor.scale
+            most, share = self.steps
+            assert steps.max() < most + 0.1 and (steps > 1.1).mean() <= share
+            error = np.linalg.norm(y - expected) / np.linalg.norm(expected)
+            assert error <= self.error, (case, error)
+
+    def net(self, kind, shape, case):
+        """Returns data, the net, and the net without the block (None: other shape)."""
+        x = inputs(shape)[kind]
+        image = keras.Input(shape[1:], name="image")
+        conv = keras.layers.Conv2D(
+            self.channels, 1, activation="relu6", use_bias=False, name="conv"
+        )
+        y = conv(image)
+        # The block sees the data's own channel scales, and its dead channel.
+        kernel = np.random.default_rng(5).normal(0, 0.02, (self.channels,) * 2)
+        kernel = 1.5 * np.eye(self.channels) + kernel * x.std((0, 1, 2))
+        conv.set_weights([kernel[None, None]])
+        layer, _ = self.live(shape, name="block", **case)
+        z = layer(y)
+        same = z.shape == y.shape
+        bypassed = keras.Model(image, y) if same else None
+        return x, keras.Model(image, z), bypassed
+
+
+def inputs(shape, seed=3):
+    """Returns channels-last inputs: normal, ReLU with a dead channel, weak channels."""
+    normal = features(*shape, seed=seed)
+    dead = np.maximum(normal, 0)
+    dead[..., shape[-1] // 2] = 0
+    scales = np.geomspace(0.05, 1, shape[-1]).astype("float32")
+    return {"normal": normal, "dead": dead, "weak": dead * scales}
+
+
+def prefixed(file, prefix):
+    """Returns the arrays of a golden file under a prefix, without it."""
+    return {k.removeprefix(prefix): v for k, v in file.items() if k.startswith(prefix)}
+
+
+def to(x, data_format):
+    """Returns a channels-last array in the data format."""
+    return np.moveaxis(x, -1, 1) if data_format == FIRST else x
