@@ -182,14 +182,14 @@ def equalized_variance(channels, epsilon, *, name):
         channels: Number of channels.
         epsilon: What the normalization adds to the variance.
         name: Name of the block: the two layers, whose shifts are epsilon * e^2 - b and
-            b, are called `<name>_variance` and `<name>_floor`.
+            b, are called `<name>_variance` and `<name>_variance_floor`.
 
     Returns:
         A function of stock layers, (N, H, W, C) -> (N, H, W, C).
     """
     ones, zeros = np.ones(channels), np.zeros(channels)
     shift = scale_shift(ones, zeros + epsilon, name=f"{name}_variance", trainable=False)
-    floor = scale_shift(ones, zeros, name=f"{name}_floor", trainable=False)
+    floor = scale_shift(ones, zeros, name=f"{name}_variance_floor", trainable=False)
     return lambda variance: floor(ops.relu(shift(variance)))
 
 
