@@ -265,7 +265,7 @@ def _write(name, arguments, shape, rival, folder):
         x = keras.Input(shape)
         return keras.Model(x, function(x))
 
-    paths = {kind: folder / f"{kind}.tflite" for kind in ("int8", "rival")}
+    paths = {kind: str(folder / f"{kind}.tflite") for kind in ("int8", "rival")}
     own = model(layer)
     mobile.convert(mobile.quantize(own, data), paths["int8"])
     if rival == "conv":

@@ -108,7 +108,7 @@ def _pooled(x, size):
 
 
 class Port(keras.layers.Layer):
-    """A port as a layer without a `deploy` of its own, for files of the plain form."""
+    """A port as a layer, whose mobile form is the plain form itself."""
 
     def __init__(self, function, layer, **kwargs):
         super().__init__(**kwargs)
@@ -117,3 +117,7 @@ class Port(keras.layers.Layer):
     def call(self, x):
         """Returns what the port computes of x at inference."""
         return self.function(self.layer, x)
+
+    def deploy(self):
+        """Returns the port of the layer, opened as it stands."""
+        return self.call

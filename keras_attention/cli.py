@@ -341,9 +341,9 @@ def list_() -> None:
     from rich.table import Table
 
     import keras_attention
-    from keras_attention import cli_inputs
+    from keras_attention import cli_inputs, registry
 
-    blocks = {name: type(keras_attention.get(name)) for name in keras_attention.names()}
+    blocks = {name: registry.class_of(name) for name in keras_attention.names()}
     for title, entries in (
         ("Attention blocks", blocks),
         ("Backbones", cli_inputs.backbones()),

