@@ -40,7 +40,7 @@ def test_all_int8_and_alive(trained, tmp_path):
     (output,) = result.outputs
     # With random weights a deep network amplifies single steps: better than guessing
     # is all that this can ask for. Blocks alone are compared step by step.
-    assert output.argmax_agreement > 0.6
+    assert output.argmax_agreement > 0.5
     expected = quantized.predict(PHOTOS, verbose=0)
     assert np.isfinite(expected).all()
     assert np.unique(expected.argmax(-1)).size == 2  # not the same for all
