@@ -92,52 +92,38 @@ def conv_config(layer):
     }
 
 
-def pointwise(layer, inputs, outputs, name, use_bias=True):
-    """Returns a built channels-last 1x1 convolution with the options of `layer`."""
-    conv = keras.layers.Conv2D(
-        outputs,
-        1,
-        use_bias=use_bias,
-        data_format="channels_last",
-        kernel_initializer=_once(layer.kernel_initializer),
-        bias_initializer=_once(layer.bias_initializer),
-        kernel_regularizer=layer.kernel_regularizer,
-        bias_regularizer=layer.bias_regularizer,
-        dtype=layer.dtype_policy,
-        trainable=layer.trainable,
-        name=name,
-    )
-    conv.build((None, None, None, inputs))
-    return conv
-
-
-def square_conv(layer, channels, size, name):
+def conv(layer, inputs, outputs, name, kernel_size=1, **options):
     """Returns a built channels-last convolution with the options of `layer`.
 
     Args:
         layer: The layer that it is a part of. Where its `bias_initializer` is None, the
             bias starts as PyTorch's: uniform in +-1 / sqrt(fan-in).
-        channels: Number of input and of output channels.
-        size: Height and width of the kernel; the padding keeps the map's size.
+        inputs: Number of input channels.
+        outputs: Number of output channels.
         name: Name of the convolution.
+        kernel_size: Height and width of the kernel, a number for both or a pair; zeros
+            are padded so that the map keeps its size.
+        **options: Further arguments of `keras.layers.Conv2D`.
     """
-    bound = (size * size * channels) ** -0.5
-    conv = keras.layers.Conv2D(
-        channels,
-        size,
-        padding="same",
-        data_format="channels_last",
-        kernel_initializer=_once(layer.kernel_initializer),
-        bias_initializer=_once(layer.bias_initializer)
-        or keras.initializers.RandomUniform(-bound, bound),
-        kernel_regularizer=layer.kernel_regularizer,
-        bias_regularizer=layer.bias_regularizer,
-        dtype=layer.dtype_policy,
-        trainable=layer.trainable,
-        name=name,
+    height, width = (
+        kernel_size if isinstance(kernel_size, tuple) else (kernel_size, kernel_size)
     )
-    conv.build((None, None, None, channels))
-    return conv
+    bound = (height * width * inputs) ** -0.5
+    settings = {
+        "padding": "same",
+        "data_format": "channels_last",
+        "kernel_initializer": _once(layer.kernel_initializer),
+        "bias_initializer": _once(layer.bias_initializer)
+        or keras.initializers.RandomUniform(-bound, bound),
+        "kernel_regularizer": layer.kernel_regularizer,
+        "bias_regularizer": layer.bias_regularizer,
+        "dtype": layer.dtype_policy,
+        "trainable": layer.trainable,
+        "name": name,
+    }
+    made = keras.layers.Conv2D(outputs, kernel_size, **settings | options)
+    made.build((None, None, None, inputs))
+    return made
 
 
 def _once(initializer):

@@ -153,19 +153,8 @@ class AWConv2D(keras.layers.Conv2D):
         self.expand_norm = _common.batch_norm(self, gates, "expand_norm")
 
     def _pointwise(self, inputs, outputs, name):
-        conv = keras.layers.Conv2D(
-            outputs,
-            1,
-            use_bias=False,
-            data_format="channels_last",
-            kernel_initializer="he_normal",
-            kernel_regularizer=self.kernel_regularizer,
-            dtype=self.dtype_policy,
-            trainable=self.trainable,
-            name=name,
-        )
-        conv.build((None, None, None, inputs))
-        return conv
+        options = {"use_bias": False, "kernel_initializer": "he_normal"}
+        return _common.conv(self, inputs, outputs, name, **options)
 
     def call(self, x, training=None):
         """Returns every sample convolved with its own kernel, K + A * K."""

@@ -92,10 +92,10 @@ class CoordAttention(keras.layers.Layer):
         channels = input_shape[axis]
         self.input_spec = keras.layers.InputSpec(ndim=4, axes={axis: channels})
         bottleneck = max(self.min_channels, channels // self.reduction)
-        self.reduce = _common.pointwise(self, channels, bottleneck, "reduce")
+        self.reduce = _common.conv(self, channels, bottleneck, "reduce")
         self.norm = _common.batch_norm(self, bottleneck, "norm")
-        self.expand_h = _common.pointwise(self, bottleneck, channels, "expand_h")
-        self.expand_w = _common.pointwise(self, bottleneck, channels, "expand_w")
+        self.expand_h = _common.conv(self, bottleneck, channels, "expand_h")
+        self.expand_w = _common.conv(self, bottleneck, channels, "expand_w")
 
     def call(self, x, training=None):
         """Returns x gated per row and per column, as in the authors' code."""

@@ -129,7 +129,7 @@ class DoubleAttention(keras.layers.Layer):
         values, maps = self.value_channels or half, self.attention_channels or half
 
         def pointwise(inputs, outputs, name):
-            return _common.pointwise(self, inputs, outputs, name, self.use_bias)
+            return _common.conv(self, inputs, outputs, name, use_bias=self.use_bias)
 
         self.value = pointwise(channels, values, "value")
         self.gather = pointwise(channels, maps, "gather")

@@ -102,8 +102,8 @@ class EfficientMultiScaleAttention(keras.layers.Layer):
         self.input_spec = keras.layers.InputSpec(ndim=4, axes={axis: channels})
         self._group_count = self._divisor(channels)
         width = channels // self._group_count
-        self.pointwise = _common.square_conv(self, width, 1, "pointwise")
-        self.spatial = _common.square_conv(self, width, 3, "spatial")
+        self.pointwise = _common.conv(self, width, width, "pointwise")
+        self.spatial = _common.conv(self, width, width, "spatial", 3)
         # In full precision: they scale and shift what has mean 0 and variance 1.
         options = {"shape": (width,), "autocast": False}
         self.gamma = self.add_weight(name="gamma", initializer="ones", **options)
@@ -115,8 +115,7 @@ class EfficientMultiScaleAttention(keras.layers.Layer):
     def _divisor(self, channels):
         """Returns G for so many channels."""
         if self.groups is None:
-            fitting = range(1, min(_MAX_GROUPS, channels) + 1)
-            return max(g for g in fitting if channels % g == 0)
+            return _common.largest_divisor(channels, _MAX_GROUPS)
         if channels % self.groups:
             raise ValueError(
                 f"groups must divide the channels; layer {self.name!r} has "

@@ -18,7 +18,7 @@ _ROLES = ("_equalizer", "_variance", "_variance_floor")
 # Equalizers stand behind gates, which lose as many steps as the factors differ: at most
 # so much. The strongest channel gets variance 1; variances are kept from going below
 # _FLOOR. Measured on ReLU features with dead channels and on scales from 0.05 to 1.
-_LARGEST_RATIO = 8.0
+_LARGEST_RATIO = 16.0
 _FLOOR = 1 / 16
 
 

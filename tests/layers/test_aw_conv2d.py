@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import aw_conv2d as reference
 from support.comparing import CLOSE, difference, features
-from support.layer_suite import Golden, Properties, Suite
+from support.layer_suite import OPTIONS, Golden, Properties, Suite
 from support.torch_weights import apply, live
 
 from keras_attention import AWConv2D
@@ -37,23 +37,16 @@ class Block(Suite):
         "kernel_size": (3, 5),
         "strides": (2, 1),
         "padding": "valid",
-        "data_format": "channels_last",
         "dilation_rate": (1, 1),
         "groups": 2,
         "activation": "relu",
         "use_bias": False,
-        "kernel_initializer": keras.initializers.HeNormal(),
-        "bias_initializer": keras.initializers.Ones(),
-        "kernel_regularizer": keras.regularizers.L2(1e-4),
-        "bias_regularizer": keras.regularizers.L1(1e-3),
+        **OPTIONS,
         "activity_regularizer": keras.regularizers.L1(1e-3),
         "kernel_constraint": keras.constraints.MaxNorm(3.0),
         "bias_constraint": keras.constraints.NonNeg(),
         "reduction": 6,
         "input_sharing": 3,
-        "name": "mine",
-        "dtype": "mixed_bfloat16",
-        "trainable": False,
     }
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from keras import ops
 from reference import double_attention as reference
 from support.comparing import CLOSE, difference, features
-from support.layer_suite import Golden, Properties, Suite
+from support.layer_suite import OPTIONS, Golden, Properties, Suite
 from support.torch_weights import live, random_weights
 
 from keras_attention import DoubleAttention
@@ -32,14 +32,7 @@ class Block(Suite):
         "attention_channels": 7,
         "zero_init_norm": True,
         "use_bias": False,
-        "kernel_initializer": keras.initializers.HeNormal(),
-        "bias_initializer": keras.initializers.Ones(),
-        "kernel_regularizer": keras.regularizers.L2(1e-4),
-        "bias_regularizer": keras.regularizers.L1(1e-3),
-        "data_format": "channels_last",
-        "name": "mine",
-        "dtype": "mixed_bfloat16",
-        "trainable": False,
+        **OPTIONS,
     }
 
 

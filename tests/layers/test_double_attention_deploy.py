@@ -2,15 +2,13 @@
 
 import collections
 
-import keras
 import numpy as np
-import tensorflow as tf
-from support.comparing import CLOSE, difference, features
-from support.layer_suite import Deploy, Int8, Suite
+from support.comparing import CLOSE, difference, features, relative_error
+from support.deploy_suite import Deploy, Int8, deployed, int8_file
+from support.layer_suite import Suite
 from support.torch_weights import live
 
-from keras_attention import DoubleAttention, mobile
-from keras_attention.mobile import litert
+from keras_attention import DoubleAttention
 
 
 class Block(Suite):
@@ -23,11 +21,6 @@ class Block(Suite):
         {"zero_init_norm": True},
         {"zero_init_norm": True, "use_bias": False},
     )
-
-
-def deployed(layer, shape):
-    x = keras.Input(shape, name="x")
-    return keras.Model(x, layer.deploy()(x))
 
 
 class TestDeploy(Block, Deploy):
@@ -62,14 +55,6 @@ class TestDeploy(Block, Deploy):
         model = deployed(layer, (8, 8, 16))
         trained = {inner.name for inner in model.layers if inner.trainable_weights}
         assert trained == {"a2_value", "a2_distribute"}
-
-    def test_of_a_layer_in_mixed_precision_is_float32(self):
-        layer, weights = self.live((2, 8, 8, 16), dtype="mixed_bfloat16")
-        exact, _ = self.live((2, 8, 8, 16))
-        x = features(2, 8, 8, 16)
-        y = deployed(layer, x.shape[1:])(x)
-        assert y.dtype == "float32"
-        assert difference(y, exact(x)) <= CLOSE
 
     def test_feature_map_is_only_reshaped(self):
         layer, _ = self.live((2, 8, 8, 16))
@@ -116,37 +101,26 @@ class TestVideoDeploy(Block, Deploy):
 
 class TestInt8(Block, Int8):
     channels = 32
+    kernels = 4
     int8_cases = ({}, {"zero_init_norm": True})
     steps = (4, 0.001)
 
 
 class TestInt8WithoutResidual(Block, Int8):
     channels = 32
+    kernels = 4
     int8_cases = ({"residual": False},)
     # What the products give fills the output's grid alone, which x else widens. In 81
     # files of 16 to 64 channels at most 0.0019 were off, and none by over 6 steps.
     steps = (6, 0.002)
 
 
-def int8_file(model, x, path):
-    """Converts a model; returns it quantized, the file's outputs, and the file."""
-    quantized = mobile.quantize(model, x)
-    mobile.convert(quantized, path)
-    runner = litert.Runner(path)
-    (tensor,) = runner.outputs
-    return quantized, litert.dequantize(runner(x)[0], tensor), runner.file
-
-
-def relative(actual, expected):
-    return np.linalg.norm(actual - expected) / np.linalg.norm(expected)
-
-
 class TestInt8File:
     def test_operators(self, tmp_path):
         layer, _ = live(DoubleAttention(), (1, 10, 10, 16))
         x = features(4, 10, 10, 16)
-        *_, file = int8_file(deployed(layer, x.shape[1:]), x, tmp_path / "a2.tflite")
-        operators = dict(file.operators)
+        *_, runner = int8_file(deployed(layer, x.shape[1:]), x, tmp_path / "a2.tflite")
+        operators = dict(runner.file.operators)
         operators.pop("RESHAPE")
         assert operators == {
             "CONV_2D": 4,
@@ -173,7 +147,7 @@ class TestInt8File:
         model = deployed(layer, shape[1:])
         quantized, y, _ = int8_file(model, x, tmp_path / "a2.tflite")
         assert np.isfinite(quantized(x)).all()
-        assert relative(y, model(x).numpy()) <= 0.05
+        assert relative_error(y, model(x).numpy()) <= 0.05
 
     def test_peaked_maps(self, tmp_path):
         """Scores of a deviation of 4: a few positions hold most of the weight."""
@@ -183,20 +157,4 @@ class TestInt8File:
         model = deployed(layer, shape[1:])
         quantized, y, _ = int8_file(model, x, tmp_path / "a2.tflite")
         assert np.isfinite(quantized(x)).all()
-        assert relative(y, model(x).numpy()) <= 0.08
-
-    def test_gradients_under_quantization(self):
-        shape = (4, 8, 8, 16)
-        layer, _ = live(DoubleAttention(), shape)
-        x = features(*shape)
-        quantized = mobile.quantize(deployed(layer, shape[1:]), x)
-        variables = [v for v in quantized.trainable_variables if v.name == "kernel"]
-        assert len(variables) == 4
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_sum(quantized(x, training=True) * features(*shape, seed=2))
-        for variable, gradient in zip(
-            variables, tape.gradient(loss, [v.value for v in variables]), strict=True
-        ):
-            gradient = np.asarray(gradient)
-            assert np.isfinite(gradient).all(), variable.path
-            assert (gradient != 0).mean() >= 0.9, variable.path
+        assert relative_error(y, model(x).numpy()) <= 0.08

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from reference import efficient_multiscale_attention as reference
 from support.comparing import CLOSE, difference, features
 from support.gradients import gradients
-from support.layer_suite import Golden, Properties, Suite
+from support.layer_suite import OPTIONS, Golden, Properties, Suite
 from support.torch_weights import apply, live
 
 from keras_attention import EfficientMultiScaleAttention
@@ -22,14 +22,7 @@ class Block(Suite):
     channels = 24
     full_config = {
         "groups": 4,
-        "kernel_initializer": keras.initializers.HeNormal(),
-        "bias_initializer": keras.initializers.Ones(),
-        "kernel_regularizer": keras.regularizers.L2(1e-4),
-        "bias_regularizer": keras.regularizers.L1(1e-3),
-        "data_format": "channels_last",
-        "name": "mine",
-        "dtype": "mixed_bfloat16",
-        "trainable": False,
+        **OPTIONS,
     }
 
     def make(self, **arguments):

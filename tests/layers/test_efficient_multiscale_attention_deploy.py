@@ -5,14 +5,13 @@ import collections
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from reference import efficient_multiscale_attention as reference
-from support.comparing import CLOSE, difference, features
-from support.layer_suite import Deploy, Int8, Suite, inputs
+from support.comparing import CLOSE, difference, features, relative_error
+from support.deploy_suite import Deploy, Int8, deployed, inputs, int8_file
+from support.layer_suite import Suite
 from support.torch_weights import live
 
 from keras_attention import EfficientMultiScaleAttention, mobile
-from keras_attention.mobile import litert
 
 
 class Block(Suite):
@@ -22,11 +21,6 @@ class Block(Suite):
 
     def make(self, **arguments):
         return self.layer_class(**{"groups": 8} | arguments)
-
-
-def deployed(layer, shape):
-    x = keras.Input(shape, name="x")
-    return keras.Model(x, layer.deploy()(x))
 
 
 class TestDeploy(Block, Deploy):
@@ -88,13 +82,6 @@ class TestDeploy(Block, Deploy):
         trained = {inner.name for inner in model.layers if inner.trainable_weights}
         assert trained == {"ema_strip", "ema_gamma", "ema_beta"}
 
-    def test_of_a_layer_in_mixed_precision_is_float32(self):
-        layer, weights = self.live((2, 8, 8, 24), dtype="mixed_bfloat16")
-        x = features(2, 8, 8, 24)
-        y = deployed(layer, (8, 8, 24))(x)
-        assert y.dtype == "float32"
-        assert difference(y, reference.forward(x, weights, groups=8)) <= CLOSE
-
     def test_does_not_depend_on_the_equalizer(self):
         layer, _ = self.live((2, 8, 8, 24), name="ema")
         model = deployed(layer, (8, 8, 24))
@@ -109,25 +96,23 @@ class TestDeploy(Block, Deploy):
 
 
 class TestInt8(Block, Int8):
+    kernels = 5
     int8_cases = ({"groups": 8}, {"groups": 3}, {"groups": 24})
 
 
 class TestInt8OfTheDefault(Block, Int8):
     channels = 96
+    kernels = 5
     int8_cases = ({"groups": 32},)
-
-
-def relative(actual, expected):
-    return np.linalg.norm(actual - expected) / np.linalg.norm(expected)
 
 
 class TestInt8File:
     def test_operators(self, tmp_path):
         layer, _ = live(EfficientMultiScaleAttention(8), (1, 10, 12, 24))
         x = features(4, 10, 12, 24)
-        quantized = mobile.quantize(deployed(layer, x.shape[1:]), x)
-        report = mobile.convert(quantized, tmp_path / "ema.tflite")
-        operators = dict(report.operators)
+        model = deployed(layer, x.shape[1:])
+        *_, runner = int8_file(model, x, tmp_path / "ema.tflite")
+        operators = dict(runner.file.operators)
         operators.pop("RESHAPE")
         assert operators == {
             "MEAN": 7,
@@ -168,11 +153,8 @@ class TestInt8File:
         expected = model(x).numpy()
 
         def error():
-            quantized = mobile.quantize(model, x)
-            mobile.convert(quantized, tmp_path / "ema.tflite")
-            runner = litert.Runner(tmp_path / "ema.tflite")
-            y = litert.dequantize(runner(x)[0], runner.outputs[0])
-            return relative(y, expected)
+            _, y, _ = int8_file(model, x, tmp_path / "ema.tflite")
+            return relative_error(y, expected)
 
         equalized = error()
         monkeypatch.setattr(mobile.equalizing, "equalize", lambda model, data: None)
@@ -184,25 +166,6 @@ class TestInt8File:
         x = inputs((8, 10, 10, 24))["dead"]
         x[::2] = 0.0
         model = deployed(layer, x.shape[1:])
-        quantized = mobile.quantize(model, x)
-        mobile.convert(quantized, tmp_path / "ema.tflite")
-        runner = litert.Runner(tmp_path / "ema.tflite")
-        y = litert.dequantize(runner(x)[0], runner.outputs[0])
+        _, y, _ = int8_file(model, x, tmp_path / "ema.tflite")
         np.testing.assert_array_equal(y[::2], 0.0)
-        assert relative(y, model(x).numpy()) <= 0.05
-
-    def test_gradients_under_quantization(self):
-        shape = (4, 8, 8, 24)
-        layer, _ = live(EfficientMultiScaleAttention(8), shape)
-        x = inputs(shape)["dead"]
-        quantized = mobile.quantize(deployed(layer, shape[1:]), x)
-        variables = [v for v in quantized.trainable_variables if v.name == "kernel"]
-        assert len(variables) == 5
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_sum(quantized(x, training=True) * features(*shape, seed=2))
-        for variable, gradient in zip(
-            variables, tape.gradient(loss, [v.value for v in variables]), strict=True
-        ):
-            gradient = np.asarray(gradient)
-            assert np.isfinite(gradient).all(), variable.path
-            assert (gradient != 0).mean() >= 0.9, variable.path
+        assert relative_error(y, model(x).numpy()) <= 0.05

@@ -13,6 +13,11 @@ def difference(actual, expected, scale=None):
     return np.abs(actual - expected).max() / scale
 
 
+def relative_error(actual, expected):
+    """Returns the norm of the difference relative to that of the expected values."""
+    return np.linalg.norm(actual - expected) / np.linalg.norm(expected)
+
+
 def features(*shape, seed=1):
     """Returns normal numbers, float32."""
     return np.random.default_rng(seed).normal(0, 1, shape).astype("float32")

@@ -1,6 +1,7 @@
 """The tests that every attention layer has to pass, as classes to derive from.
 
-A block's test file describes the block in a class of its own and derives:
+They run on every backend; those of mobile forms and files are in `deploy_suite`. A
+block's test file describes the block in a class of its own and derives:
 
     class Block(Suite):
         layer_class = DoubleAttention
@@ -11,8 +12,6 @@ A block's test file describes the block in a class of its own and derives:
 
     class TestGolden(Block, Golden): ...
     class TestLayer(Block, Properties): ...
-    class TestDeploy(Block, Deploy): ...
-    class TestInt8(Block, Int8): ...
 """
 
 import json
@@ -25,12 +24,22 @@ from support.comparing import CLOSE, difference, features
 from support.gradients import gradients
 from support.torch_weights import FIRST, apply, built, live
 
-from keras_attention import mobile
-from keras_attention.mobile import litert
 from keras_attention.weights import load_torch
 from keras_attention.weights.torch_state import torch_parameters
 
 FORMATS = ("channels_last", FIRST)
+
+# Options of a block's convolutions that are not the defaults, for `full_config`.
+OPTIONS = {
+    "kernel_initializer": keras.initializers.HeNormal(),
+    "bias_initializer": keras.initializers.Ones(),
+    "kernel_regularizer": keras.regularizers.L2(1e-4),
+    "bias_regularizer": keras.regularizers.L1(1e-3),
+    "data_format": "channels_last",
+    "name": "mine",
+    "dtype": "mixed_bfloat16",
+    "trainable": False,
+}
 
 
 class Suite:
@@ -49,9 +58,6 @@ class Suite:
         no_gradient: {authors' name: reason} of weights whose gradient is 0.
         normalized: {authors' name of a normalization: x.shape -> number of positions
             that its batch statistics are taken over}.
-        steps: (largest difference, share of the elements that may differ by more than
-            one step) between quantized Keras and the file.
-        error: largest relative error of the int8 file against float.
     """
 
     layer_class = None
@@ -65,8 +71,6 @@ class Suite:
     full_config = {}
     no_gradient = {}
     normalized = {}
-    steps = (4, 0.01)
-    error = 0.05
 
     def make(self, **arguments):
         return self.layer_class(**self.required | arguments)
@@ -249,121 +253,6 @@ class Properties(Suite):
                 layer, _ = self.live(shape, **case)
                 y = apply(layer, features(*shape))
                 assert layer.compute_output_shape(shape) == y.shape
-
-
-class Deploy(Suite):
-    """`deploy` equals `call`, in stock layers, and leaves the layer alone."""
-
-    def model(self, layer, shape):
-        x = keras.Input(shape[1:])
-        return mobile.deploy(keras.Model(x, layer(x), name="alone"))
-
-    def test_deployed_equals_call(self):
-        for case in self.cases:
-            for size in self.sizes:
-                shape = (3, *size, self.channels)
-                layer, _ = self.live(shape, **case)
-                for x in inputs(shape).values():
-                    y = apply(layer, x)
-                    actual = self.model(layer, shape)(x)
-                    assert difference(actual, y) <= CLOSE, (case, size)
-
-    def test_holds_stock_layers_only(self):
-        shape = (2, *self.sizes[0], self.channels)
-        layer, _ = self.live(shape, name="block")
-        before = layer.get_weights()
-        model = self.model(layer, shape)
-        assert all(map(np.array_equal, before, layer.get_weights()))
-        stock = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Dense)
-        for inner in model.layers:
-            if inner.weights:
-                assert isinstance(inner, stock), inner
-                assert inner.name.startswith("block_"), inner.name
-                assert inner.dtype_policy.name == "float32"
-        assert all(type(op).__module__.startswith("keras.") for op in model.operations)
-
-    def test_of_a_frozen_layer_is_frozen(self):
-        shape = (2, *self.sizes[0], self.channels)
-        layer, _ = self.live(shape, trainable=False)
-        assert self.model(layer, shape).trainable_weights == []
-
-    def test_of_a_layer_called_twice_is_made_once(self):
-        shape = (2, *self.sizes[0], self.channels)
-        layer, _ = self.live(shape)
-        assert layer.compute_output_shape(shape) == shape
-        x = keras.Input(shape[1:])
-        once = mobile.deploy(keras.Model(x, layer(x)))
-        model = keras.Model(x, layer(layer(x)))
-        twice = mobile.deploy(model)
-        assert len(twice.weights) == len(once.weights)
-        images = features(*shape)
-        assert difference(twice(images), model(images)) <= CLOSE
-
-    def test_refuses(self):
-        shape = (2, *self.sizes[0], self.channels)
-        layer = built(self.make(data_format=FIRST, name="first"), shape)
-        with pytest.raises(ValueError, match="'first'.*channels_first.*channels_last"):
-            layer.deploy()
-        with pytest.raises(ValueError, match="'raw' must be built"):
-            self.make(name="raw").deploy()
-
-
-class Int8(Suite):
-    """Alone behind a convolution and a ReLU6, as an int8 file."""
-
-    int8_size = (14, 14)
-    int8_cases = ({},)
-
-    @pytest.mark.parametrize("kind", ["normal", "dead", "weak"])
-    def test_int8(self, kind, tmp_path):
-        for case in self.int8_cases:
-            shape = (8, *self.int8_size, self.channels)
-            x, model, bypassed = self.net(kind, shape, case)
-            expected = np.asarray(model(x))
-            if bypassed is not None:
-                change = np.linalg.norm(expected - bypassed(x))
-                assert change >= 0.05 * np.linalg.norm(expected)
-            quantized = mobile.quantize(model, x)
-            report = mobile.convert(quantized, tmp_path / "block.tflite")
-            assert set(report.dtypes) <= {"int8", "int32"}
-            actual = np.asarray(quantized(x))
-            assert np.isfinite(actual).all()
-            runner = litert.Runner(tmp_path / "block.tflite")
-            assert runner.file.max_rank <= 4 and not runner.file.custom
-            (tensor,) = runner.outputs
-            y = litert.dequantize(runner(x)[0], tensor)
-            steps = np.abs(y - actual) / tensor.scale
-            most, share = self.steps
-            assert steps.max() < most + 0.1 and (steps > 1.1).mean() <= share
-            error = np.linalg.norm(y - expected) / np.linalg.norm(expected)
-            assert error <= self.error, (case, error)
-
-    def net(self, kind, shape, case):
-        """Returns data, the net, and the net without the block (None: other shape)."""
-        x = inputs(shape)[kind]
-        image = keras.Input(shape[1:], name="image")
-        conv = keras.layers.Conv2D(
-            self.channels, 1, activation="relu6", use_bias=False, name="conv"
-        )
-        y = conv(image)
-        # The block sees the data's own channel scales, and its dead channel.
-        kernel = np.random.default_rng(5).normal(0, 0.02, (self.channels,) * 2)
-        kernel = 1.5 * np.eye(self.channels) + kernel * x.std((0, 1, 2))
-        conv.set_weights([kernel[None, None]])
-        layer, _ = self.live(shape, name="block", **case)
-        z = layer(y)
-        same = z.shape == y.shape
-        bypassed = keras.Model(image, y) if same else None
-        return x, keras.Model(image, z), bypassed
-
-
-def inputs(shape, seed=3):
-    """Returns channels-last inputs: normal, ReLU with a dead channel, weak channels."""
-    normal = features(*shape, seed=seed)
-    dead = np.maximum(normal, 0)
-    dead[..., shape[-1] // 2] = 0
-    scales = np.geomspace(0.05, 1, shape[-1]).astype("float32")
-    return {"normal": normal, "dead": dead, "weak": dead * scales}
 
 
 def prefixed(file, prefix):
