@@ -93,6 +93,18 @@ def pointwise(kernel, bias=None, *, name, trainable=True, kernel_constraint=None
     return filled(layer, (None, None, None, inputs), weights)
 
 
+def pointwise_copy(conv, *, name):
+    """Returns a float32 copy of a built 1x1 convolution, frozen if that is.
+
+    Args:
+        conv: A built `keras.layers.Conv2D` with a 1x1 kernel.
+        name: Name of the copy.
+    """
+    kernel, bias = kernel_and_bias(conv)
+    bias = bias if conv.use_bias else None
+    return pointwise(kernel, bias, name=name, trainable=conv.trainable)
+
+
 def scale_shift(scale, shift=None, *, name, trainable=True):
     """Returns y = x * scale + shift per channel, as a 1x1 depthwise convolution.
 
@@ -193,6 +205,42 @@ def equalized_variance(channels, epsilon, *, name):
     return lambda variance: floor(ops.relu(shift(variance)))
 
 
+def reduce_windows(x, windows, reduce):
+    """Reduces a map over windows that divide it as evenly as they can.
+
+    Window i of n on an axis of size s holds the positions floor(i s / n) up to, and not
+    including, ceil((i + 1) s / n): those of an adaptive pooling. A pooling layer would
+    keep the int8 scale of the map; means may rescale.
+
+    Args:
+        x: Symbolic tensor (N, H, W, C), H and W static.
+        windows: (h, w), how many windows per axis; they may exceed H and W.
+        reduce: `keras.ops.mean`, `keras.ops.max` or alike.
+
+    Returns:
+        Tensor (N, h, w, C).
+    """
+    rows = [
+        _joined(
+            [
+                reduce(x[:, top:bottom, left:right], axis=(1, 2), keepdims=True)
+                for left, right in _windows(x.shape[2], windows[1])
+            ],
+            axis=2,
+        )
+        for top, bottom in _windows(x.shape[1], windows[0])
+    ]
+    return _joined(rows, axis=1)
+
+
+def _windows(size, count):
+    return [(i * size // count, -(-(i + 1) * size // count)) for i in range(count)]
+
+
+def _joined(tensors, axis):
+    return ops.concatenate(tensors, axis) if len(tensors) > 1 else tensors[0]
+
+
 def _membership(channels, groups):
     """Returns the (channels, groups) 0/1 matrix: channel c belongs to group g."""
     if groups < 1 or channels % groups:
@@ -259,6 +307,80 @@ def fold(conv, norm):
     kernel, bias = kernel_and_bias(conv)
     scale, shift = batch_norm_affine(norm)
     return kernel * scale, bias * scale + shift
+
+
+def convolution(kernel, bias=None, groups=1, *, name, **options):
+    """Returns a dense convolution that computes one with or without groups.
+
+    Args:
+        kernel: Array (h, w, C / groups, F).
+        bias: Array (F,), or None for a convolution without bias.
+        groups: Number of groups: above 1 the layer has zeros between them, and a
+            `BlockDiagonal` that keeps them.
+        name: Name of the layer.
+        **options: Further arguments of `keras.layers.Conv2D`.
+
+    Returns:
+        A built `Conv2D`, (N, H, W, C) -> (N, H', W', F).
+    """
+    kernel = np.asarray(kernel, "float32")
+    *size, inputs, filters = kernel.shape
+    constraint = BlockDiagonal(groups) if groups > 1 else None
+    if constraint:
+        dense = constraint(np.tile(kernel, (1, 1, groups, 1)))
+        kernel = ops.convert_to_numpy(dense)
+    layer = keras.layers.Conv2D(
+        filters,
+        size,
+        use_bias=bias is not None,
+        kernel_constraint=constraint,
+        data_format="channels_last",
+        dtype="float32",
+        name=name,
+        **options,
+    )
+    weights = [kernel] if bias is None else [kernel, bias]
+    return filled(layer, (None, None, None, inputs * groups), weights)
+
+
+def folded(conv, norm, *, name, padding=None):
+    """Returns one convolution that computes norm(conv(x)) at inference.
+
+    Args:
+        conv: A built `keras.layers.Conv2D`, with or without groups, or
+            `keras.layers.DepthwiseConv2D`, of any kernel size.
+        norm: The built `keras.layers.BatchNormalization` behind it.
+        name: Name of the new layer; it is frozen if `conv` is.
+        padding: Of the new layer, if not that of `conv`.
+
+    Returns:
+        A built `Conv2D` without groups (see `convolution`), or `DepthwiseConv2D`.
+
+    Raises:
+        ValueError: `norm` is not built.
+    """
+    scale, shift = batch_norm_affine(norm)
+    kernel = _float64(conv.kernel)
+    if conv.use_bias:
+        shift = shift + _float64(conv.bias) * scale
+    options = {
+        "strides": conv.strides,
+        "padding": padding or conv.padding,
+        "dilation_rate": conv.dilation_rate,
+        "trainable": conv.trainable,
+        "name": name,
+    }
+    if not isinstance(conv, keras.layers.DepthwiseConv2D):
+        return convolution(kernel * scale, shift, conv.groups, **options)
+    layer = keras.layers.DepthwiseConv2D(
+        kernel.shape[:2],
+        depth_multiplier=kernel.shape[3],
+        data_format="channels_last",
+        dtype="float32",
+        **options,
+    )
+    kernel = kernel * scale.reshape(kernel.shape[2:])
+    return filled(layer, (None, None, None, kernel.shape[2]), [kernel, shift])
 
 
 def activation(function, *, name):

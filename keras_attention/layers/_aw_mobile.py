@@ -42,18 +42,9 @@ def _gates(layer):
     gate = stock.activation("sigmoid", name=f"{layer.name}_gate")
 
     def function(x):
-        # Means of slices: an average pooling could not change its input's int8 scale.
-        rows = [
-            _concatenate(
-                [
-                    ops.mean(x[:, top:bottom, left:right], axis=(1, 2), keepdims=True)
-                    for left, right in _windows(x.shape[2], width)
-                ],
-                axis=1,
-            )
-            for top, bottom in _windows(x.shape[1], height)
-        ]
-        return gate(expand(ops.relu(reduce(_concatenate(rows, axis=1)))))
+        means = stock.reduce_windows(x, (height, width), ops.mean)
+        means = ops.reshape(means, (-1, height * width, 1, x.shape[-1]))
+        return gate(expand(ops.relu(reduce(means))))
 
     return function
 
@@ -62,11 +53,6 @@ def _folded(layer, conv, norm, role):
     kernel, bias = stock.fold(conv, norm)
     name = f"{layer.name}_{role}"
     return stock.pointwise(kernel, bias, name=name, trainable=conv.trainable)
-
-
-def _windows(size, count):
-    """Returns begin and end of the windows that `_aw_forms.adaptive_mean` has."""
-    return [(i * size // count, -(-(i + 1) * size // count)) for i in range(count)]
 
 
 def _axes(layer, sizes):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import keras
 
 from keras_attention import image_input
-from keras_attention.mobile import fake_quant, folding
+from keras_attention.mobile import equivalents, fake_quant, folding
 from keras_attention.mobile import graph as graphs
 from keras_attention.mobile.flattening import Flattener
 
@@ -51,6 +51,7 @@ def deploy(
         structure = model.inputs[0] if sequential else model.input
         flat = graphs.Graph(tensors, outputs, flattener.nodes, structure)
         flat = folding.fold_batch_normalization(flat)
+        flat = equivalents.rewrite(flat)
         inputs = [
             _new_input(old, shape, flattener.input_ranges.get(id(tensor)))
             for old, shape, tensor in zip(model.inputs, shapes, tensors, strict=True)

@@ -232,7 +232,7 @@ class Flattener(Rewriter):
             if isinstance(leaf, keras.Variable)
         ]
         if not variables:
-            return self._without_float_kernels(op, name, *args, **kwargs)
+            return self.add(op, name, *args, **kwargs)
         where = f"operation '{name}'" + (f" of layer '{owner.name}'" if owner else "")
         if len(args) == 2 and type(op).__name__ in _ARITHMETIC:
             affine = _variable_affine(type(op).__name__, *args)
@@ -253,13 +253,6 @@ class Flattener(Rewriter):
             f"({type(op).__name__}), where it would become a frozen constant. Only a "
             f"scale or shift per channel can be rewritten. {composites.HOW_TO_DEPLOY}"
         )
-
-    def _without_float_kernels(self, op, name, *args, **kwargs):
-        """Appends an operation; one that has no integer kernel in other words."""
-        kind = type(op).__name__
-        if kind == "Square":
-            return self.add(self.once(keras.layers.Multiply, op), name, [*args, *args])
-        return self.add(op, name, *args, **kwargs)
 
 
 def _asks_for_training(op, kwargs):

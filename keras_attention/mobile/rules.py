@@ -42,9 +42,11 @@ _POSITIVE = Rule(positive=True)
 _UNIT = Rule((0.0, 255 / 256))
 
 RULES = {
-    # layers with a kernel; per channel, a Dense can't be converted
+    # layers with a kernel; per channel, the last axis is none of a transposed one's
+    # outputs, and a Dense can't be converted
     "Conv2D": _CONVOLUTION,
     "DepthwiseConv2D": _CONVOLUTION,
+    "Conv2DTranspose": Rule(kernel="tensor", fuses=True),
     "Dense": Rule(kernel="tensor", fuses=True),
     # products of two computed tensors
     "Matmul": _OWN,
@@ -53,6 +55,7 @@ RULES = {
     "Subtract": _ARITHMETIC,
     "Multiply": _ARITHMETIC,
     # functions of one value, looked up in a table
+    "Abs": _OWN,
     "Exp": _OWN,
     "Log": _POSITIVE,
     "Rsqrt": _POSITIVE,
@@ -76,11 +79,15 @@ RULES = {
     "GetItem": _SAME,
     "GlobalMaxPooling2D": _SAME,
     "Max": _SAME,
+    "Maximum": _SAME,
     "MaxPooling2D": _SAME,
+    "Minimum": _SAME,
     "Pad": _SAME,
     "Permute": _SAME,
     "Reshape": _SAME,
+    "Resize": _SAME,
     "Squeeze": _SAME,
+    "Take": _SAME,
     "Transpose": _SAME,
     "ZeroPadding2D": _SAME,
 }
@@ -88,6 +95,7 @@ RULES = {
 # Same mathematics under other names: Keras has activations as layers, as functions
 # inside `Activation` and as operations.
 _SYNONYMS = {
+    "Absolute": "Abs",
     "GetitemOp": "GetItem",
     "Moveaxis": "Transpose",
     "ReLU": "Relu",
@@ -115,10 +123,9 @@ def rule_of(op: keras.Operation, name: str) -> Rule:
         ValueError: there is none; the message names the layer and what to do.
     """
     known = operation_name(op)
-    if known not in RULES or getattr(op, "groups", 1) != 1:
-        grouped = " with groups" if known in RULES else ""
+    if known not in RULES:
         raise ValueError(
-            f"Layer '{name}': operation {known}{grouped} can't be quantized to int8. "
+            f"Layer '{name}': operation {known} can't be quantized to int8. "
             "Replace it by operations that can be "
             f"({', '.join(sorted(RULES))}), or give the layer that contains it a "
             "method deploy(self) that does."

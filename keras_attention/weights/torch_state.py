@@ -45,7 +45,8 @@ def load_torch(
         target: a built attention layer of this package.
         state_dict: {name: array or torch tensor}, names and layouts as in the authors'
             code, e.g. "conv1.weight" (out, in, h, w). A matrix (out, in) or a kernel
-            (out, in, 1, 1, 1) fits a 1x1 convolution. `num_batches_tracked` is ignored.
+            (out, in, 1, 1, 1) fits a 1x1 convolution, an array (1, C, 1, 1) a weight
+            (C,). `num_batches_tracked` is ignored.
         strict: whether missing and unexpected names are an error.
 
     Returns:
@@ -143,12 +144,24 @@ def torch_parameters(layer: keras.Layer) -> dict[str, Parameter]:
         )
     found = {}
     for name, attribute in names.items():
-        part = getattr(layer, attribute, None)
+        part = _part(layer, attribute)
         if isinstance(part, keras.Variable):
             found[name] = Parameter(part)
         elif part is not None:
             found |= _parts(name, part)
     return found
+
+
+def _part(layer, path):
+    """Returns the sub-layer or weight at a path such as "paths.0.conv", or None."""
+    for key in path.split("."):
+        if layer is None:
+            return None
+        if key.isdigit():
+            layer = layer[int(key)] if int(key) < len(layer) else None
+        else:
+            layer = getattr(layer, key, None)
+    return layer
 
 
 def _parts(name, layer):
@@ -172,6 +185,8 @@ def _array(value):
 
 def _to_keras(array, parameter, name, layer):
     wanted = parameter.torch_shape
+    if len(wanted) == 1 and array.size == wanted[0]:
+        array = array.reshape(wanted)  # (1, C, 1, 1), as authors scale maps
     ones = {1}
     if len(wanted) > 2 and set(wanted[2:]) == ones and set(array.shape[2:]) <= ones:
         # A fully connected layer, or a 1x1x1 convolution of video.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers, ops
-from support.comparing import features
+from support.comparing import CLOSE, difference, features
 
 from keras_attention import mobile
 from keras_attention.mobile import litert
@@ -17,8 +17,10 @@ DATA = features(8, 6, 5, 8, seed=0)
 
 
 def net(function, activation="relu6"):
-    """A convolution and a function behind it."""
+    """A convolution and a function or layer behind it."""
     keras.utils.set_random_seed(1)
+    if isinstance(function, keras.Layer):
+        function = type(function).from_config(function.get_config())
     x = keras.Input((6, 5, 8), name="x")
     y = layers.Conv2D(8, 1, activation=activation, name="conv")(x)
     return keras.Model(x, function(y))
@@ -63,6 +65,58 @@ OPERATIONS = {
         "MUL",
     ),
     "matrix product": (gram, "FULLY_CONNECTED"),
+    "split": (
+        lambda y: (lambda parts: parts[0] * parts[1])(ops.split(y, 2, axis=-1)),
+        "STRIDED_SLICE",
+    ),
+    "split at places": (
+        lambda y: ops.concatenate(ops.split(y, [2, 5], axis=1)[::-1], axis=1),
+        "STRIDED_SLICE",
+    ),
+    "gather": (lambda y: ops.take(y, [0, 0, 3, 3, 1], axis=1), "GATHER"),
+    "upsampling": (layers.UpSampling2D((3, 2)), "RESIZE_NEAREST_NEIGHBOR"),
+    "bilinear upsampling": (
+        layers.UpSampling2D(2, interpolation="bilinear"),
+        "RESIZE_BILINEAR",
+    ),
+    "nearest neighbour": (
+        lambda y: ops.image.resize(y, (9, 7), "nearest"),
+        "RESIZE_NEAREST_NEIGHBOR",
+    ),
+    "hard sigmoid": (
+        lambda y: y * ops.hard_sigmoid(ops.mean(y - 1.0, (1, 2), keepdims=True)),
+        "MUL",
+    ),
+    "hard swish": (layers.Activation("hard_swish"), "MUL"),
+    "silu": (layers.Activation("silu"), "LOGISTIC"),
+    "maximum": (lambda y: ops.maximum(y[..., :4], y[..., 4:]), "MAXIMUM"),
+    "minimum": (lambda y: ops.minimum(y[..., :4], y[..., 4:]), "MINIMUM"),
+    "absolute value": (lambda y: ops.abs(y - 1.0), "ABS"),
+    "dilated convolution": (
+        layers.Conv2D(6, 3, padding="same", dilation_rate=2),
+        "CONV_2D",
+    ),
+    "grouped convolution": (
+        layers.Conv2D(16, 3, 2, "same", groups=4, activation="relu"),
+        "CONV_2D",
+    ),
+    "transposed convolution": (
+        layers.Conv2DTranspose(6, 3, strides=2, padding="same"),
+        "TRANSPOSE_CONV",
+    ),
+    "convolution over a sequence": (
+        lambda y: layers.Conv1D(8, 3, 2, "same", groups=2)(ops.reshape(y, (-1, 30, 8))),
+        "CONV_2D",
+    ),
+    "causal convolution": (
+        lambda y: layers.Conv1D(5, 3, padding="causal", dilation_rate=2)(
+            ops.reshape(y, (-1, 30, 8))
+        ),
+        "PAD",
+    ),
+    "adaptive average pooling": (layers.AdaptiveAveragePooling2D((4, 3)), "MEAN"),
+    "adaptive maximum pooling": (layers.AdaptiveMaxPooling2D((4, 3)), "REDUCE_MAX"),
+    "global maximum": (layers.GlobalMaxPooling2D(keepdims=True), "REDUCE_MAX"),
     "many matrix products": (
         lambda y: ops.matmul(y, ops.transpose(y, (0, 1, 3, 2))),
         "BATCH_MATMUL",
@@ -73,8 +127,11 @@ OPERATIONS = {
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_operation(name, tmp_path):
     function, operator = OPERATIONS[name]
-    report, steps, error = compared(net(function), tmp_path)
+    model = net(function)
+    report, steps, error = compared(model, tmp_path)
     assert operator in report.operators
+    assert not {"HARD_SWISH", "SPLIT", "SPLIT_V"} & set(report.operators)
+    assert difference(mobile.deploy(model)(DATA), model(DATA)) <= CLOSE
     # One step: float and integer kernels may round a tie differently.
     assert steps < 1.1
     assert error <= 0.02  # half a step of 256, relative to the mean value
