@@ -7,17 +7,26 @@ OUT ?= demo_out
 ARGS ?=
 
 NIGHTLY := nightly-3.12 nightly-3.13
+# The other backends, and what TensorFlow computes, for them to be compared with.
+BACKENDS := jax torch
+NUMBERS := build/backends/tensorflow.npz
+# XLA compiles for each shape that it meets: on JAX few of them, see tests/layers.
+PROFILE_jax ?= few
+PROFILE_torch ?=
 
 # Nothing is read from or written to the home directory: a keras.json there could name
 # another backend than the one that is tested.
 export KERAS_HOME := $(CURDIR)/.cache/keras
 export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
+export KERAS_BACKEND := tensorflow
 
 .PHONY: help demo test lint nightly $(NIGHTLY) benchmark lock clean venv
+.PHONY: test-backends $(BACKENDS:%=test-%) $(BACKENDS:%=venv-%) numbers
 
 help:
 	@echo "make demo       digits to a verified int8 .tflite, in $(OUT) (OUT=...)"
 	@echo "make test       the test suite (ARGS=... for pytest)"
+	@echo "make test-backends  the layers on JAX and on PyTorch (ARGS=... for pytest)"
 	@echo "make lint       ruff: rules and format"
 	@echo "make benchmark  what the blocks cost on the CPU; writes docs/blocks.md"
 	@echo "make nightly    Python 3.12 and 3.13, then the suite with more examples"
@@ -30,6 +39,20 @@ demo: venv
 
 test: venv
 	.venv/bin/python -m pytest $(ARGS)
+
+test-backends: venv
+	$(MAKE) --no-print-directory -j2 $(BACKENDS:%=venv-%)
+	$(MAKE) --no-print-directory -j1 $(BACKENDS:%=test-%)
+
+numbers: venv
+	TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python tests/backends/cases.py $(NUMBERS)
+
+$(BACKENDS:%=test-%): test-%: venv-% numbers
+	KERAS_BACKEND=$* HYPOTHESIS_PROFILE=$(PROFILE_$*) TENSORFLOW_NUMBERS=$(NUMBERS) \
+	.venv-$*/bin/python -m pytest tests/layers tests/backends $(ARGS)
+
+$(BACKENDS:%=venv-%): venv-%:
+	@$(PYTHON) tools/make_venv.py $*
 
 lint: venv
 	.venv/bin/ruff check .

@@ -1,6 +1,6 @@
 """What the attention blocks cost: parameters, multiply-adds, training, .tflite files.
 
-    python benchmarks/blocks.py [--write docs/blocks.md] [--skip-training]
+    python benchmarks/blocks.py [--write docs/blocks.md] [--only se eca] [--skip ...]
 
 Every time is a ratio to a 3x3 convolution C -> C on a map of the same shape, or to
 another form of the same block, measured in turns in the same run: processor time of
@@ -9,6 +9,7 @@ the fastest runs (see `_timing`). A port is the block as its paper publishes it
 """
 
 import argparse
+import inspect
 import os
 import pathlib
 import tempfile
@@ -23,6 +24,7 @@ import numpy as np
 import ports
 import tensorflow as tf
 from coord_attention_overhead import processor
+from formulas import FORMULAS
 
 import keras_attention
 from keras_attention import mobile
@@ -37,54 +39,26 @@ PORTS = {
 MAPS = ((56, 56, 96), (14, 14, 384))
 BATCH = 8
 
-# Trainable parameters and multiply-adds (height, width, channels) -> number, as in the
-# layers' docstrings, with the arguments of `make`.
-FORMULAS = {
-    "coord": (
-        lambda c: 3 * c * _m(c) + 3 * _m(c) + 2 * c,
-        lambda h, w, c: 2 * (h + w) * c * _m(c),
-    ),
-    "ema": (
-        lambda c: 10 * (c // 32) ** 2 + 4 * (c // 32),
-        lambda h, w, c: h * w * (9 * c * (c // 32) + 2 * c) + (h + w) * c * (c // 32),
-    ),
-    "a2": (
-        lambda c: 2 * c * c + 5 * c // 2,
-        lambda h, w, c: 2 * h * w * c * c + h * w * c * c // 2,
-    ),
-    "aw": (
-        lambda c: 9 * c * c + 2 * c * (c // 16) + 2 * (c // 16) + 2 * c,
-        lambda h, w, c: 9 * h * w * c * c + 18 * c * (c // 16),
-    ),
-}
-
 # int8 latency: block, arguments, map, what it is compared with, the most it may take.
-FILES = (
-    ("ema", {}, (56, 56, 96), "conv", 0.90),
-    ("ema", {}, (28, 28, 192), "conv", 0.50),
-    ("ema", {}, (14, 14, 384), "conv", 0.30),
+LIMITS = (
+    ("ema", {}, (56, 56, 96), "int8 convolution", 0.90),
+    ("ema", {}, (28, 28, 192), "int8 convolution", 0.50),
+    ("ema", {}, (14, 14, 384), "int8 convolution", 0.30),
     (
         "a2",
         {"value_channels": 128, "attention_channels": 128},
         (28, 28, 512),
-        "port float32",
+        "float32 port",
         0.50,
     ),
-    ("aw", {}, (14, 14, 256), "conv", 1.85),
+    ("aw", {}, (14, 14, 256), "int8 convolution", 1.85),
     ("aw", {}, (14, 14, 256), "float32", 1.0),
 )
 
 
-def _m(channels):
-    return max(8, channels // 32)
-
-
 def make(name, channels, **arguments):
     """Returns a block for so many channels, AWConv2D as a 3x3 convolution C -> C."""
-    if name == "aw":
-        arguments |= {"filters": channels, "kernel_size": 3, "padding": "same"}
-        arguments |= {"use_bias": False}
-    return keras_attention.get(name, **arguments)
+    return keras_attention.get(name, **FORMULAS[name].arguments(channels) | arguments)
 
 
 def live(layer, shape, seed=0):
@@ -108,44 +82,51 @@ def convolution(channels):
     return keras.layers.Conv2D(channels, 3, padding="same", use_bias=False)
 
 
+def part(lines, title):
+    """Begins a part of the page; returns the lines."""
+    lines += ["", f"### {title}", ""]
+    return lines
+
+
 def require(condition, message):
     if not condition:
         raise SystemExit(f"blocks.py: {message}")
 
 
-def counts(lines):
+def counts(names, lines):
     """Appends the table of parameters and multiply-adds."""
     lines += [
-        "| block | map | parameters: formula | counted | multiply-adds (M), as "
-        "published: formula | port, counted | training form, counted "
-        "| mobile form, counted | 3x3 convolution |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| block | map | parameters | multiply-adds (M), as published "
+        "| training form | mobile form | 3x3 convolution |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for name, (parameters, adds) in FORMULAS.items():
+    for name in names:
+        formula = FORMULAS[name]
         for shape in MAPS:
             layer = live(make(name, shape[-1]), shape)
             counted = sum(int(np.prod(w.shape)) for w in layer.trainable_weights)
+            parameters, adds = formula.parameters(*shape), formula.adds(*shape)
+            require(counted == parameters, f"{name}: {counted}, not {parameters}")
             x = keras.Input(shape)
             deployed = mobile.deploy(keras.Model(x, layer(x)))
-            forms = [
-                # called as in training, but with what is static at a batch of 1
-                lambda y, layer=layer, name=name: PORTS[name](layer, y),
-                layer,
-                deployed,
-                live_convolution(shape),
-            ]
+            forms = [layer, deployed, live_convolution(shape)]
             found = [_counting.multiply_adds(form, (1, *shape)) for form in forms]
-            require(counted == parameters(shape[-1]), f"{name} has {counted} weights")
-            formula = adds(*shape)
-            require(
-                abs(found[0] - formula) <= 0.001 * formula,
-                f"{name} takes {found[0]}, not {formula}",
-            )
-            shown = " | ".join(f"{n / 1e6:.2f}" for n in (formula, *found))
-            size = "x".join(map(str, shape))
-            lines.append(
-                f"| {name} | {size} | {parameters(shape[-1])} | {counted} | {shown} |"
-            )
+            published = found[0]
+            if name in PORTS:
+                # called as in training, but with what is static at a batch of 1
+                def port(y, layer=layer, name=name):
+                    return PORTS[name](layer, y)
+
+                published = _counting.multiply_adds(port, (1, *shape))
+            if name in PORTS or not formula.differs:
+                close = abs(published - adds) <= 0.001 * adds
+                require(close, f"{name} takes {published} multiply-adds, not {adds}")
+            shown = " | ".join(f"{n / 1e6:.3f}" for n in (adds, *found))
+            lines.append(f"| {name} | {size_of(shape)} | {parameters} | {shown} |")
+
+
+def size_of(shape):
+    return "x".join(map(str, shape))
 
 
 def live_convolution(shape):
@@ -154,7 +135,7 @@ def live_convolution(shape):
     return conv
 
 
-def training(lines, rounds):
+def training(names, lines, turns):
     """Appends the table of forward and forward+backward times on TensorFlow."""
     lines += [
         f"| block | map, batch {BATCH} | forward, to 3x3 convolution | to port "
@@ -164,49 +145,52 @@ def training(lines, rounds):
     slower = []
     for shape in MAPS:
         x = tf.random.normal((BATCH, *shape), seed=1)
-        conv = live_convolution(shape)
-        functions = {"conv": _steps(lambda y, conv=conv: conv(y), x, conv)}
-        for name, port in PORTS.items():
+        conv = _steps(live_convolution(shape), x)
+        for name in names:
             layer = live(make(name, shape[-1]), shape)
-
-            def ported(y, layer=layer, port=port):
-                return port(layer, y, training=True)
-
-            def own(y, layer=layer, name=name):
-                return layer(y, training=True) if name != "ema" else layer(y)
-
-            expected, actual = ported(x), own(x)
-            error = np.abs(actual - expected).max() / np.abs(expected).max()
-            require(error <= 1e-5, f"{name} differs from its port by {error:.1e}")
-            functions[name] = _steps(own, x, layer)
-            functions[f"{name} port"] = _steps(ported, x, layer)
-        times = _interleaved(functions, rounds)
-        size = "x".join(map(str, shape))
-        for name in PORTS:
-            row = [name, size]
+            functions = {"conv": conv, name: _steps(layer, x)}
+            if name in PORTS:
+                functions["port"] = _steps(layer, x, PORTS[name])
+                _require_equal(name, layer, x)
+            times = _interleaved(functions, turns)
+            row = [name, size_of(shape)]
             for step in (0, 1):
-                mine = times[name][step]
-                to_port = mine / times[f"{name} port"][step]
-                row += [f"{mine / times['conv'][step]:.2f}", f"{to_port:.2f}"]
-                if to_port > 1.05:  # the noise of a run
-                    slower.append(f"{name} at {size}: {to_port:.2f} of the port")
+                mine, port = times[name][step], times.get("port", [None] * 2)[step]
+                row += [f"{mine / times['conv'][step]:.2f}"]
+                row += [f"{mine / port:.2f}" if port else "-"]
+                if port and mine / port > 1.05:  # the noise of a run
+                    slower.append(f"{name} at {row[1]}: {row[-1]} of the port")
             lines.append("| " + " | ".join(row) + " |")
     return slower
 
 
-def _steps(function, x, layer):
+def _require_equal(name, layer, x):
+    expected, actual = PORTS[name](layer, x, training=True), _train(layer, x)
+    error = np.abs(actual - expected).max() / np.abs(expected).max()
+    require(error <= 1e-5, f"{name} differs from its port by {error:.1e}")
+
+
+def _train(layer, x):
+    takes = "training" in inspect.signature(layer.call).parameters
+    return layer(x, training=True) if takes else layer(x)
+
+
+def _steps(layer, x, port=None):
     """Returns compiled functions: forward, and forward with all gradients."""
     values = [variable.value for variable in layer.trainable_variables]
 
+    def apply():
+        return port(layer, x, training=True) if port else _train(layer, x)
+
     @tf.function
     def forward():
-        return tf.reduce_sum(function(x))
+        return tf.reduce_sum(apply())
 
     @tf.function
     def both():
         with tf.GradientTape() as tape:
             tape.watch(x)
-            loss = tf.reduce_sum(tf.square(function(x)))
+            loss = tf.reduce_sum(tf.square(apply()))
         return tape.gradient(loss, [x, values])
 
     return forward, both
@@ -226,74 +210,105 @@ def _interleaved(functions, rounds):
     return times
 
 
-def files(lines, processes, rounds):
-    """Appends the table of latencies of .tflite files; returns what is missed."""
+def files(names, lines, processes, rounds):
+    """Appends the table of latencies of all blocks; returns which are slow in int8."""
     lines += [
-        "| block | map | int8, to | ratio [95 %] | at most | partitions "
-        "| outside of XNNPACK |",
+        "| block | map | int8, to int8 3x3 convolution | float32, to float32 one "
+        "| int8, to own float32 [95 %] | partitions | outside of XNNPACK |",
         "|---|---|---|---|---|---|---|",
     ]
-    missed = []
-    with tempfile.TemporaryDirectory() as folder:
-        for name, arguments, shape, rival, most in FILES:
-            folder_ = pathlib.Path(folder, f"{name}_{shape[0]}_{rival.split()[0]}")
-            folder_.mkdir()
-            paths = _write(name, arguments, shape, rival, folder_)
-            times = _timing.interleaved(paths, processes, rounds, 8)
-            ratio = _timing.estimate(times["int8"] / times["rival"])
-            partitions, outside = _timing.delegation(_timing.load(paths["int8"]))
+    slow = []
+    for name in names:
+        for shape in MAPS:
+            with tempfile.TemporaryDirectory() as folder:
+                paths = write(live(make(name, shape[-1]), shape), shape, folder)
+                times = _timing.interleaved(paths, processes, rounds, 4)
+                partitions, outside = _timing.delegation(_timing.load(paths["int8"]))
+            ratio = _timing.estimate(times["int8"] / times["float32"])
+            row = [name, size_of(shape)]
+            for kind in ("int8", "float32"):
+                to_conv = _timing.estimate(times[kind] / times[f"{kind} convolution"])
+                row.append(f"{to_conv.value:.3f}")
             shown = ", ".join(f"{n} {kind}" for kind, n in sorted(outside.items()))
-            size = "x".join(map(str, shape))
-            verdict = f"{most:.2f}" + ("" if ratio.value <= most else ", NOT met")
-            if ratio.value > most:
-                missed.append(f"{name} at {size} to {rival}: {ratio}, not {most}")
-            against = {"conv": "int8 3x3 convolution", "float32": "its own float32"}
-            lines.append(
-                f"| {name} | {size} | {against.get(rival, 'plain form, float32')} "
-                f"| {ratio} | {verdict} | {partitions} | {shown or '-'} |"
-            )
+            row += [str(ratio), str(partitions), shown or "-"]
+            lines.append("| " + " | ".join(row) + " |")
+            if ratio.value > 1:
+                slow.append(f"{name} at {row[1]}: int8 {ratio} of float32")
+    return slow
+
+
+def limits(lines, processes, rounds):
+    """Appends the table of latencies that have limits; returns what is missed."""
+    lines += [
+        "| block | map | int8, to | ratio [95 %] | at most |",
+        "|---|---|---|---|---|",
+    ]
+    missed = []
+    for name, arguments, shape, rival, most in LIMITS:
+        layer = live(make(name, shape[-1], **arguments), shape)
+        with tempfile.TemporaryDirectory() as folder:
+            paths = write(layer, shape, folder, PORTS.get(name))
+            paths = {kind: paths[kind] for kind in ("int8", rival)}
+            times = _timing.interleaved(paths, processes, rounds, 8)
+        ratio = _timing.estimate(times["int8"] / times[rival])
+        verdict = f"{most:.2f}" + ("" if ratio.value <= most else ", NOT met")
+        if ratio.value > most:
+            missed.append(f"{name} at {size_of(shape)} to {rival}: {ratio}, not {most}")
+        lines.append(f"| {name} | {size_of(shape)} | {rival} | {ratio} | {verdict} |")
     return missed
 
 
-def _write(name, arguments, shape, rival, folder):
-    """Writes the int8 file of a block, and that of its rival."""
-    layer = live(make(name, shape[-1], **arguments), shape)
+def write(layer, shape, folder, port=None):
+    """Writes the files of a block and of a 3x3 convolution, int8 and float32.
+
+    Returns:
+        {what it is: path}.
+    """
     data = np.random.default_rng(1).normal(0, 1, (4, *shape)).astype("float32")
     data = np.clip(data, 0, 6)
-
-    def model(function):
+    functions = {"": layer, " convolution": live_convolution(shape)}
+    if port:
+        functions[" port"] = ports.Port(port, layer)
+    paths = {}
+    for what, function in functions.items():
         x = keras.Input(shape)
-        return keras.Model(x, function(x))
-
-    paths = {kind: str(folder / f"{kind}.tflite") for kind in ("int8", "rival")}
-    own = model(layer)
-    mobile.convert(mobile.quantize(own, data), paths["int8"])
-    if rival == "conv":
-        mobile.convert(
-            mobile.quantize(model(live_convolution(shape)), data), paths["rival"]
-        )
-    else:
-        if rival != "float32":
-            own = model(ports.Port(PORTS[name], layer))
-        mobile.convert(own, paths["rival"])
+        model = keras.Model(x, function(x))
+        for kind in ("int8", "float32"):
+            if (kind, what) == ("int8", " port"):
+                continue
+            path = paths[kind + what] = str(
+                pathlib.Path(folder, f"{kind}{what}.tflite")
+            )
+            quantized = mobile.quantize(model, data) if kind == "int8" else model
+            mobile.convert(quantized, path)
     return paths
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", help="the page to put the tables into")
-    parser.add_argument("--skip-training", action="store_true")
-    parser.add_argument("--processes", type=int, default=9)
+    parser.add_argument("--only", nargs="+", choices=FORMULAS, default=list(FORMULAS))
+    tables = ("counts", "training", "files", "limits")
+    parser.add_argument("--skip", nargs="+", choices=tables, default=[])
+    parser.add_argument("--processes", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--turns", type=int, default=25)
     arguments = parser.parse_args()
     keras.utils.set_random_seed(0)
-    lines, missed = [f"Measured on {processor()}.", ""], []
-    counts(lines)
-    if not arguments.skip_training:
-        lines.append("")
-        missed += training(lines, arguments.rounds)
-    lines.append("")
-    missed += files(lines, arguments.processes, arguments.rounds)
+    names, files_of = arguments.only, (arguments.processes, arguments.rounds)
+    lines, missed = [f"Measured on {processor()}."], []
+    if "counts" not in arguments.skip:
+        counts(names, part(lines, "Parameters and multiply-adds"))
+    if "training" not in arguments.skip:
+        part(lines, "Training on TensorFlow")
+        missed += training(names, lines, arguments.turns)
+    if "files" not in arguments.skip:
+        part(lines, "Files, one thread, batch 1")
+        slow = files(names, lines, *files_of)
+        print("Slower in int8 than in float32:", "; ".join(slow) or "nothing")
+    if "limits" not in arguments.skip:
+        part(lines, "Limits that these blocks keep")
+        missed += limits(lines, *files_of)
     print("\n".join(lines))
     print("\nNot met:", "; ".join(missed) or "nothing")
     if arguments.write:

@@ -10,23 +10,56 @@ import importlib
 from keras_attention import image_input as image_input
 from keras_attention import stock as stock
 from keras_attention.layers import (
+    BAM,
+    CBAM,
+    ECA,
+    GAM,
+    NAM,
     AWConv2D,
     CoordAttention,
     DoubleAttention,
     EfficientMultiScaleAttention,
+    GatherExcite,
+    GlobalContext,
+    NonLocal,
+    SelectiveKernel,
+    ShuffleAttention,
+    SimAM,
+    SpatialGroupEnhance,
+    SqueezeExcite,
+    StripPooling,
+    TripletAttention,
 )
 from keras_attention.mobile import fake_quant as fake_quant
 from keras_attention.registry import get, names, register
+from keras_attention.regularizers import GammaL1, penalize_gammas
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AWConv2D",
+    "BAM",
+    "CBAM",
     "CoordAttention",
     "DoubleAttention",
+    "ECA",
     "EfficientMultiScaleAttention",
+    "GAM",
+    "GammaL1",
+    "GatherExcite",
+    "GlobalContext",
+    "NAM",
+    "NonLocal",
+    "SelectiveKernel",
+    "ShuffleAttention",
+    "SimAM",
+    "SpatialGroupEnhance",
+    "SqueezeExcite",
+    "StripPooling",
+    "TripletAttention",
     "get",
     "names",
+    "penalize_gammas",
     "register",
 ]
 

@@ -21,6 +21,10 @@ hypothesis.settings.register_profile("default", deadline=None, max_examples=15)
 hypothesis.settings.register_profile(
     "ci", deadline=None, max_examples=15, derandomize=True, database=None
 )
+# For JAX, where each example compiles every operation anew for its shapes.
+hypothesis.settings.register_profile(
+    "few", deadline=None, max_examples=2, derandomize=True, database=None
+)
 hypothesis.settings.register_profile("nightly", deadline=None, max_examples=300)
 hypothesis.settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if IN_CI else "default")

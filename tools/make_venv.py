@@ -2,6 +2,7 @@
 
     python3 tools/make_venv.py         # .venv, with this Python if it fits
     python3 tools/make_venv.py 3.12    # .venv-3.12, with that Python
+    python3 tools/make_venv.py jax     # .venv-jax, Keras on JAX and no TensorFlow
 
 Two stamps in the environment, each written last, say what was finished: the locked
 packages, for this folder and this Python, and the editable install of the project. A
@@ -23,6 +24,7 @@ import time
 SUPPORTED = ("3.11", "3.12", "3.13")
 ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 LOCK = os.path.join(ROOT, "requirements.txt")
+BACKENDS = ("jax", "torch")
 PROJECT_FILES = [os.path.join(ROOT, name) for name in ("pyproject.toml", "setup.py")]
 
 # Fails where `python -m venv` could not install pip (Debian without python3-venv). In
@@ -136,14 +138,21 @@ def pip(python, title, *arguments):
         sys.exit("".join(["\n", *said, f"error: {title} failed, see above"]))
 
 
+def lock_of(backend=None):
+    """Returns the path of a backend's locked packages; None: of TensorFlow's."""
+    return os.path.join(ROOT, f"requirements-{backend}.txt") if backend else LOCK
+
+
 def make_venv(wanted=None):
-    """Brings .venv, or .venv-`wanted`, up to date."""
-    version, base = find_python(wanted)
+    """Brings .venv, or .venv-`wanted`, a Python or a backend, up to date."""
+    backend = wanted if wanted in BACKENDS else None
+    lock = lock_of(backend)
+    version, base = find_python(None if backend else wanted)
     name = f".venv-{wanted}" if wanted else ".venv"
     folder = os.path.join(ROOT, name)
     python = os.path.join(folder, "bin", "python")
     packages_stamp = os.path.join(folder, ".packages")
-    packages = f"Python {version} in {folder}, lock {checksum([LOCK])}\n"
+    packages = f"Python {version} in {folder}, lock {checksum([lock])}\n"
     project_stamp = os.path.join(folder, ".project")
     project = f"editable {ROOT}, {checksum(PROJECT_FILES)}\n"
 
@@ -156,10 +165,10 @@ def make_venv(wanted=None):
         subprocess.run([base, "-m", "venv", folder], check=True)
         # First the locked setuptools: an sdist in the lock is built with that and with
         # no other (--no-build-isolation), today and in a year.
-        with open(LOCK) as file:
+        with open(lock) as file:
             pins = [line.strip() for line in file if line.startswith("setuptools==")]
         pip(python, f"{name}: setuptools", *pins)
-        pip(python, f"{name}: packages", "--use-pep517", "-r", LOCK)
+        pip(python, f"{name}: packages", "--use-pep517", "-r", lock)
         write(packages_stamp, packages)
     if not holds(project_stamp, project):
         pip(python, f"{name}: keras_attention", "--no-deps", "-e", ROOT)
@@ -170,9 +179,10 @@ def make_venv(wanted=None):
 def main():
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("python", nargs="?", choices=SUPPORTED, metavar="X.Y")
+    choices = SUPPORTED + BACKENDS
+    parser.add_argument("wanted", nargs="?", choices=choices, metavar="X.Y|BACKEND")
     try:
-        make_venv(parser.parse_args().python)
+        make_venv(parser.parse_args().wanted)
     except subprocess.CalledProcessError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -1,6 +1,7 @@
 """What the attention layers share: checks, 1x1 convolutions, their config."""
 
 import keras
+from keras import ops
 
 # N(0, sqrt(2 / (k * k * out))): what the authors' networks give each convolution.
 AUTHORS_INITIALIZER = {
@@ -22,9 +23,39 @@ def positive_int(name, value):
     return value
 
 
+def odd_int(name, value):
+    """Returns `value`, or raises ValueError if it is not an odd integer > 0."""
+    if positive_int(name, value) % 2 == 0:
+        raise ValueError(f"{name} must be odd; received {value!r}")
+    return value
+
+
 def largest_divisor(number, limit):
     """Returns the largest divisor of `number` that is at most `limit`."""
     return next(d for d in range(limit, 0, -1) if number % d == 0)
+
+
+def group_count(layer, channels, most, of="the channels"):
+    """Returns `layer.groups`, which must divide `channels`.
+
+    Args:
+        layer: The layer; None for its groups is the largest divisor up to `most`.
+        channels: What is cut into groups.
+        most: Largest number of groups for None.
+        of: What that is, for the message.
+
+    Raises:
+        ValueError: `groups` does not divide `channels`.
+    """
+    if layer.groups is None:
+        return largest_divisor(channels, most)
+    if channels % layer.groups:
+        raise ValueError(
+            f"groups must divide {of}; layer {layer.name!r} has groups={layer.groups} "
+            f"and received {channels}. groups=None takes the largest divisor up to "
+            f"{most}"
+        )
+    return layer.groups
 
 
 def data_format(value):
@@ -68,6 +99,26 @@ def channel_axis(layer, input_shape, ranks=(4,)):
     return axis
 
 
+def spatial_axes(layer, rank):
+    """Returns the spatial axes of a tensor of `rank` in the layer's data format."""
+    first = layer.data_format == "channels_first"
+    return tuple(range(2, rank)) if first else tuple(range(1, rank - 1))
+
+
+def per_channel(layer, values, rank):
+    """Returns (N, ..., C), ones between, so that it broadcasts with the layer's input.
+
+    Args:
+        layer: The layer, for its data format.
+        values: Tensor with one value for each sample and channel.
+        rank: Of the input.
+    """
+    ones, channels = (1,) * (rank - 2), values.shape[-1]
+    first = layer.data_format == "channels_first"
+    shape = (-1, channels, *ones) if first else (-1, *ones, channels)
+    return ops.reshape(values, shape)
+
+
 def set_conv_initializers(layer, kernel, bias):
     """Stores the initializers of a layer's convolutions, given in any Keras form."""
     layer.kernel_initializer = keras.initializers.get(kernel)
@@ -92,7 +143,15 @@ def conv_config(layer):
     }
 
 
-def conv(layer, inputs, outputs, name, kernel_size=1, **options):
+def conv(
+    layer,
+    inputs,
+    outputs,
+    name,
+    kernel_size=1,
+    kind=keras.layers.Conv2D,
+    **options,
+):
     """Returns a built channels-last convolution with the options of `layer`.
 
     Args:
@@ -103,12 +162,13 @@ def conv(layer, inputs, outputs, name, kernel_size=1, **options):
         name: Name of the convolution.
         kernel_size: Height and width of the kernel, a number for both or a pair; zeros
             are padded so that the map keeps its size.
+        kind: `keras.layers.Conv2D`, or a subclass of it.
         **options: Further arguments of `keras.layers.Conv2D`.
     """
     height, width = (
         kernel_size if isinstance(kernel_size, tuple) else (kernel_size, kernel_size)
     )
-    bound = (height * width * inputs) ** -0.5
+    bound = (height * width * inputs // options.get("groups", 1)) ** -0.5
     settings = {
         "padding": "same",
         "data_format": "channels_last",
@@ -121,7 +181,7 @@ def conv(layer, inputs, outputs, name, kernel_size=1, **options):
         "trainable": layer.trainable,
         "name": name,
     }
-    made = keras.layers.Conv2D(outputs, kernel_size, **settings | options)
+    made = kind(outputs, kernel_size, **settings | options)
     made.build((None, None, None, inputs))
     return made
 
@@ -134,13 +194,13 @@ def _once(initializer):
     return initializer
 
 
-def batch_norm(layer, channels, name, gamma_initializer="ones"):
+def batch_norm(layer, channels, name, gamma_initializer="ones", momentum=0.9):
     """Returns a built batch normalization over the last axis of a rank-4 tensor.
 
     Momentum 0.9 and epsilon 1e-5: PyTorch's defaults, 0.1 and 1e-5.
     """
     norm = keras.layers.BatchNormalization(
-        momentum=0.9,
+        momentum=momentum,
         epsilon=1e-5,
         gamma_initializer=gamma_initializer,
         dtype=layer.dtype_policy,
@@ -149,6 +209,11 @@ def batch_norm(layer, channels, name, gamma_initializer="ones"):
     )
     norm.build((None, None, None, channels))
     return norm
+
+
+def softmax(x, axis):
+    """Returns the softmax, also over an axis of size 1, of which Keras warns."""
+    return x - x + 1.0 if x.shape[axis] == 1 else ops.softmax(x, axis=axis)
 
 
 def check_deployable(layer):
@@ -160,3 +225,29 @@ def check_deployable(layer):
             f"layer {layer.name!r} has data_format={layer.data_format!r}: only "
             "channels_last layers can be deployed"
         )
+
+
+def on_tensorflow_cpu():
+    """Whether layers are computed by TensorFlow, on a machine without accelerator."""
+    tensorflow = keras.backend.backend() == "tensorflow"
+    return tensorflow and keras.distribution.list_devices()[0].startswith("cpu")
+
+
+def on_maps(function):
+    """Returns a function of maps for video, too: its frames are put below each other.
+
+    TFLite runs tensors of rank 4 best, and not everything in rank 5.
+
+    Args:
+        function: From (N, H, W, C) to the same shape; where pixels are makes no
+            difference to it.
+    """
+
+    def wrapped(x):
+        if len(x.shape) == 4:
+            return function(x)
+        frames, height, *rest = shape = x.shape[1:]
+        y = function(ops.reshape(x, (-1, frames * height, *rest)))
+        return ops.reshape(y, (-1, *shape))
+
+    return wrapped

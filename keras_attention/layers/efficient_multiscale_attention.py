@@ -227,4 +227,5 @@ class EfficientMultiScaleAttention(keras.layers.Layer):
 
 def _softmax(x):
     """Returns the softmax over channels; of one channel it is 1, and Keras warns."""
+    x = ops.convert_to_tensor(x)  # JAX makes no ones like a variable
     return ops.softmax(x) if x.shape[-1] > 1 else ops.ones_like(x)

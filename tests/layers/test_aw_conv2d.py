@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import aw_conv2d as reference
-from support.comparing import CLOSE, difference, features
+from support.comparing import CLOSE, array, difference, features
 from support.layer_suite import OPTIONS, Golden, Properties, Suite
 from support.torch_weights import apply, live
 
@@ -107,7 +107,7 @@ class TestLayer(Block, Properties):
     def test_windows_of_the_means_are_pytorchs(self):
         """They overlap on 5 positions: 0 1, 1 2 3, 3 4; and repeat on 2: 0, 0 1, 1."""
         x = np.arange(10.0, dtype="float32").reshape(1, 5, 2, 1) ** 2
-        means = np.asarray(_aw_forms.adaptive_mean(x, (3, 3)))
+        means = array(_aw_forms.adaptive_mean(x, (3, 3)))
         for i, rows in enumerate(([0, 1], [1, 2, 3], [3, 4])):
             for j, columns in enumerate(([0], [0, 1], [1])):
                 expected = x[0][rows][:, columns].mean()
@@ -147,7 +147,7 @@ class TestDropIn:
         conv = keras.layers.Conv2D(**arguments)
         conv.build(x.shape)
         bias = [layer.bias] if layer.use_bias else []
-        conv.set_weights([np.asarray(w) for w in (layer.kernel, *bias)])
+        conv.set_weights([array(w) for w in (layer.kernel, *bias)])
         assert difference(layer(x), conv(x)) <= CLOSE
         assert layer.compute_output_shape(x.shape) == conv(x).shape
 
@@ -161,8 +161,8 @@ class TestDropIn:
             kernel_constraint="non_neg",
         )
         layer.build((None, 9, 9, 512))
-        assert not np.any(layer.kernel)
-        assert np.all(np.asarray(layer.bias) == 1)
+        assert not np.any(array(layer.kernel))
+        assert np.all(array(layer.bias) == 1)
         assert layer.kernel.constraint is not None
         assert layer.reduce.kernel.constraint is None
         penalties = sorted(float(loss) for loss in layer.losses)

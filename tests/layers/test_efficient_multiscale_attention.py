@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import efficient_multiscale_attention as reference
-from support.comparing import CLOSE, difference, features
-from support.gradients import gradients
+from support.comparing import CLOSE, array, difference, features
+from support.gradients import FLOAT64_CLOSE, double_precision, gradients
 from support.layer_suite import OPTIONS, Golden, Properties, Suite
 from support.torch_weights import apply, live
 
@@ -54,10 +54,12 @@ class TestDefinition:
 
     def test_gradients_match_finite_differences(self):
         shape = (2, 4, 3, 6)
-        layer, weights = live(EfficientMultiScaleAttention(2, dtype="float64"), shape)
         x = features(*shape).astype("float64")
         cotangent = features(*shape, seed=2).astype("float64")
-        _, dx, found = gradients(layer, x, cotangent)
+        with double_precision():
+            layer = EfficientMultiScaleAttention(2, dtype="float64")
+            layer, weights = live(layer, shape)
+            _, dx, found = gradients(layer, x, cotangent)
         kernels = {
             "conv1x1.weight": layer.pointwise.kernel,
             "conv1x1.bias": layer.pointwise.bias,
@@ -88,9 +90,9 @@ class TestDefinition:
                 slope(weights[name], i, lambda w, n=name: loss(x, weights | {n: w}))
                 for i in range(gradient.size)
             ]
-            assert difference(gradient.ravel(), numeric) <= 1e-6, name
+            assert difference(gradient.ravel(), numeric) <= FLOAT64_CLOSE, name
         numeric = [slope(x, i, lambda x: loss(x, weights)) for i in range(x.size)]
-        assert difference(dx.ravel(), numeric) <= 1e-6
+        assert difference(dx.ravel(), numeric) <= FLOAT64_CLOSE
 
     def test_groups_do_not_see_each_other(self):
         """Groups are contiguous runs of channels; others are left alone."""
@@ -98,14 +100,14 @@ class TestDefinition:
         x = features(2, 6, 5, 12)
         other = x.copy()
         other[..., 3:6] = features(2, 6, 5, 3, seed=7)
-        changed = np.abs(layer(other) - layer(x)).max((0, 1, 2))
+        changed = np.abs(apply(layer, other) - apply(layer, x)).max((0, 1, 2))
         assert (changed[3:6] > 0.1).all()
         np.testing.assert_array_equal(changed[[0, 1, 2, 6, 7, 8, 9, 10, 11]], 0)
 
     def test_one_gate_per_group_and_position(self):
         layer, _ = live(EfficientMultiScaleAttention(4), (2, 6, 5, 12))
         x = features(2, 6, 5, 12)
-        gates = (layer(x) / x).numpy().reshape(2, 6, 5, 4, 3)
+        gates = (apply(layer, x) / x).reshape(2, 6, 5, 4, 3)
         assert np.ptp(gates, axis=-1).max() <= CLOSE
         assert (gates > 0).all() and (gates < 1).all()
         assert gates.std((1, 2)).min() >= 0.05 * gates.mean()
@@ -197,12 +199,12 @@ class TestInitialization:
         for conv, fan_in in ((layer.pointwise, 128), (layer.spatial, 9 * 128)):
             bound = fan_in**-0.5
             for variable, rel in ((conv.kernel, 0.01), (conv.bias, 0.2)):
-                values = np.asarray(variable)
+                values = array(variable)
                 assert np.abs(values).max() <= bound
                 # of a uniform distribution; 16384 numbers or more, and 128
                 assert values.std() == pytest.approx(bound / 3**0.5, rel=rel)
         assert difference(layer.gamma, np.ones(128)) == 0
-        assert not np.any(layer.beta)
+        assert not np.any(array(layer.beta))
 
     def test_arguments_reach_the_convolutions(self):
         layer = EfficientMultiScaleAttention(
@@ -210,7 +212,7 @@ class TestInitialization:
         )
         layer.build((None, 4, 6, 24))
         for conv in (layer.pointwise, layer.spatial):
-            np.testing.assert_array_equal(conv.bias, np.ones(6))
+            np.testing.assert_array_equal(array(conv.bias), np.ones(6))
             assert isinstance(conv.kernel_initializer, keras.initializers.HeNormal)
         assert len(layer.losses) == 4
 

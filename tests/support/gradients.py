@@ -1,7 +1,22 @@
 """Gradients of layers, with respect to their input and their weights."""
 
+import contextlib
+
 import keras
 from keras import ops
+
+# Of gradients against finite differences in float64. Keras' means take float64 as
+# float32 on PyTorch.
+FLOAT64_CLOSE = 1e-5 if keras.backend.backend() == "torch" else 1e-6
+
+
+def double_precision():
+    """Returns a context in which JAX, too, knows float64."""
+    if keras.backend.backend() != "jax":
+        return contextlib.nullcontext()
+    import jax
+
+    return jax.enable_x64(True)
 
 
 def gradients(layer, x, cotangent, training=True):

@@ -1,0 +1,44 @@
+"""What the package does where Keras runs on JAX or PyTorch."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import keras
+import pytest
+
+import keras_attention
+from keras_attention import mobile
+
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() == "tensorflow", reason="TensorFlow is Keras' backend"
+)
+
+CODE = """
+import sys
+import keras_attention, keras_attention.mobile, keras_attention.weights
+assert "tensorflow" not in sys.modules
+print(*keras_attention.names())
+"""
+
+
+def test_import_needs_no_tensorflow():
+    assert importlib.util.find_spec("tensorflow") is None
+    done = subprocess.run(
+        [sys.executable, "-c", CODE],
+        env=dict(os.environ),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == keras_attention.names()
+
+
+def test_mobile_says_that_it_needs_tensorflow():
+    x = keras.Input((8, 8, 4))
+    model = keras.Model(x, keras.layers.Conv2D(4, 3)(x))
+    name = keras.backend.backend()
+    with pytest.raises(RuntimeError, match=f"TensorFlow backend.*{name}"):
+        mobile.convert(model, "model.tflite")
