@@ -24,7 +24,9 @@ def test_get_passes_arguments_on():
 
 
 def test_names_are_sorted(registered):
-    assert keras_attention.names() == ["a2", "aw", "coord", "ema", "twice"]
+    names = ["a2", "aw", "bam", "cbam", "coord", "eca", "ema", "gam", "gc", "ge"]
+    names += ["nam", "nl", "sa", "se", "sge", "simam", "sk", "sp", "triplet", "twice"]
+    assert keras_attention.names() == names
 
 
 def test_register_returns_the_class(registered):
@@ -41,7 +43,8 @@ def test_register_refuses_a_name_twice(registered):
 
 
 def test_get_refuses_an_unknown_name(registered):
-    known = "a2, aw, coord, ema, twice"
+    known = ", ".join(keras_attention.names())
+    assert known.startswith("a2, aw, bam, ") and known.endswith("triplet, twice")
     message = f"unknown.*'cord'.*did you mean 'coord'.*Known names: {known}"
     with pytest.raises(ValueError, match=message):
         keras_attention.get("cord")

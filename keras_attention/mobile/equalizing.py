@@ -53,13 +53,13 @@ def equalize(model: keras.Model, data: Sequence[Any]) -> None:
             for batch in data
             for tensor in tree.flatten(watcher(batch, training=False))
         ]
-        deviation = np.sqrt(np.concatenate(found).mean((0, 1, 2)).clip(min=0))
-        largest = deviation.max()
-        if not largest > 0:
+        seen = np.concatenate(found).mean((0, 1, 2)).clip(min=0)
+        if not seen.max() > 0:
             continue
-        scale = 1 / np.maximum(deviation, largest / _LARGEST_RATIO)
+        ones, epsilon = variance.get_weights()
+        deviation = np.sqrt(seen + epsilon)
+        scale = 1 / np.maximum(deviation, deviation.max() / _LARGEST_RATIO)
         (kernel,) = equalizer.get_weights()
         equalizer.set_weights([kernel * scale[:, None]])
-        ones, epsilon = variance.get_weights()
         variance.set_weights([ones, epsilon * scale**2 - _FLOOR])
         floor.set_weights([ones, np.full_like(epsilon, _FLOOR)])

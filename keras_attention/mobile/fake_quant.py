@@ -175,7 +175,11 @@ class QuantizedKernel(keras.layers.Wrapper):
             quantizers.raw(self.range_variables),
         )
         quantized = ops.reshape(quantized, kernel.shape)
-        with keras.StatelessScope(state_mapping=[(kernel, quantized)]):
+        mapping = [(kernel, quantized)]
+        if getattr(self.layer, "bias", None) is not None:
+            # A scope hides the one around it, which may have a value for the bias.
+            mapping.append((self.layer.bias, ops.convert_to_tensor(self.layer.bias)))
+        with keras.StatelessScope(state_mapping=mapping):
             return self.layer(inputs)
 
     def _quantized_shape(self):

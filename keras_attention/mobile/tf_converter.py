@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import keras
 import numpy as np
+from keras import tree
 
 from keras_attention.mobile import graph as graphs
 from keras_attention.mobile.fake_quant import FakeQuantize, QuantizedKernel
@@ -66,9 +67,12 @@ def convert(graph: graphs.Graph, precision: str, softmax: bool) -> bytes:
     import tensorflow as tf
 
     integer = precision == "int8"
-    ranges = _kernel_ranges(graph) if integer else []
+    ranges = _kernel_ranges(graph) + _uneven_biases(graph) if integer else []
 
     def call(node, args, kwargs):
+        if type(node.op).__name__ == "Add":
+            # Keras takes (1, 1, 1, C) for a bias of any tensor that has an axis of C.
+            return tf.add(*tree.flatten((args, kwargs)))
         if isinstance(node.op, keras.Layer):
             return node.op(*args, **kwargs)
         # Layers name their scope themselves; messages need it for operations too.
@@ -171,6 +175,29 @@ def _kernel_ranges(graph: graphs.Graph) -> list[tuple[keras.Variable, np.ndarray
             (variables["min_var"], np.minimum(low, -floor).astype("float32")),
             (variables["max_var"], np.maximum(high, floor).astype("float32")),
         ]
+    return mapping
+
+
+def _uneven_biases(graph: graphs.Graph) -> list[tuple[keras.Variable, np.ndarray]]:
+    """Returns biases of equal numbers with one of them moved by its last bit.
+
+    The converter keeps equal numbers as one, and gives it the scale of the first
+    channel, though each channel of the kernel has a scale of its own.
+
+    Returns:
+        (variable, value) for every such bias.
+    """
+    mapping = []
+    for calls in graph.calls().values():
+        layer = getattr(calls[0].op, "layer", None)
+        bias = getattr(layer, "bias", None)
+        if bias is None or not isinstance(calls[0].op, QuantizedKernel):
+            continue
+        values = keras.ops.convert_to_numpy(bias)
+        if values.size > 1 and values[0] != 0 and (values == values[0]).all():
+            values = values.copy()
+            values[0] = np.nextafter(values[0], np.float32(0))
+            mapping.append((bias, values))
     return mapping
 
 

@@ -42,6 +42,7 @@ class Site:
 @dataclasses.dataclass(frozen=True)
 class _Block:
     make: Callable[[Site], keras.layers.Layer]
+    name: str | None
     position: str
     suffix: str
 
@@ -77,7 +78,7 @@ class Attention:
             where = position or placement.position_of(backbone, name)
             _check_position(name, where)
             suffix = "attention" if len(attention) == 1 else f"attention_{number}"
-            self._blocks.append(_Block(make, where, suffix))
+            self._blocks.append(_Block(make, name, where, suffix))
         replacing = [b for b in self._blocks if b.position == REPLACE]
         if len(replacing) > 1:
             raise ValueError(
@@ -93,12 +94,13 @@ class Attention:
                 x = self._apply(block, x, unit, prefix)
         return x
 
-    def replace(self, x, conv, *, unit, prefix):
+    def replace(self, x, padded, conv, *, unit, prefix):
         """Returns the block's output in place of a unit's k x k convolution.
 
         Args:
-            x: The convolution's input.
-            conv: Its arguments, see `Site`.
+            x: The unit's map.
+            padded: The convolution's input: the same, or padded.
+            conv: The convolution's arguments, see `Site`.
             unit: Number of the unit.
             prefix: Of the unit's names.
 
@@ -107,6 +109,8 @@ class Attention:
         """
         if self._replacing is None:
             return None
+        pads = self._replacing.name in placement.PADDING
+        x = x if pads else padded
         return self._apply(self._replacing, x, unit, prefix, conv)
 
     def _apply(self, block, x, unit, prefix, conv=None):
@@ -141,18 +145,16 @@ def _resolve(entry):
         cls = registry.class_of(name)
     elif isinstance(entry, type) and issubclass(entry, keras.layers.Layer):
         cls, arguments, name = entry, {}, registry.name_of(entry)
-    else:
-        cls = None
-    if cls is not None:
-
-        def make(site):
-            return cls(**placement.fitted(name, site) | arguments, name=site.name)
-
-        return make, name
-    if callable(entry) and not isinstance(entry, keras.layers.Layer):
+    elif callable(entry) and not isinstance(entry, keras.layers.Layer):
         return entry, None
-    raise ValueError(
-        "attention must be None, a registry name, {'name': ..., **arguments}, a Layer "
-        "subclass, a callable Site -> Layer, or a list of these; "
-        f"received {entry!r}"
-    )
+    else:
+        raise ValueError(
+            "attention must be None, a registry name, {'name': ..., **arguments}, a "
+            "Layer subclass, a callable Site -> Layer, or a list of these; "
+            f"received {entry!r}"
+        )
+
+    def make(site):
+        return cls(**placement.fitted(name, site) | arguments, name=site.name)
+
+    return make, name

@@ -140,8 +140,8 @@ def _inverted_residual(inputs, unit, expansion, channels, stride, drop, attend):
         x = _conv(x, inputs.shape[-1] * expansion, 1, 1, f"{prefix}_expand")
         x = place(x, "after_expand")
 
-    def replace(x, conv):
-        return attend.replace(x, conv, unit=unit, prefix=prefix)
+    def replace(x, padded, conv):
+        return attend.replace(x, padded, conv, unit=unit, prefix=prefix)
 
     spatial = replace if expansion > 1 else None
     x = _conv(x, None, 3, stride, f"{prefix}_depthwise", replace=spatial)
@@ -159,9 +159,10 @@ def _inverted_residual(inputs, unit, expansion, channels, stride, drop, attend):
 def _conv(x, channels, kernel_size, stride, name, activation=True, replace=None):
     """Returns convolution, batch normalization and ReLU6; channels=None: depthwise.
 
-    `replace`, given the input and the arguments of the convolution as a `Conv2D`,
-    returns what stands in its place, or None.
+    `replace`, given x, the convolution's input and its arguments as a `Conv2D`, returns
+    what stands in its place, or None.
     """
+    unpadded = x
     if kernel_size > 1 and stride > 1:
         # Symmetric, unlike "same", which pads even sizes on one side only.
         x = layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
@@ -176,7 +177,7 @@ def _conv(x, channels, kernel_size, stride, name, activation=True, replace=None)
     else:
         width = x.shape[-1]
         conv = {"filters": width, "kernel_size": kernel_size, "groups": width} | options
-        replaced = replace(x, conv) if replace else None
+        replaced = replace(unpadded, x, conv) if replace else None
         if replaced is None:
             options["depthwise_initializer"] = _normal("fan_in")
             options["name"] = f"{name}_conv"

@@ -10,18 +10,30 @@ PLACEMENT = {
     "mobilenet_v2": {
         None: "after_depthwise",
         "coord": "after_depthwise",  # arXiv 2103.02907, every unit that expands
+        "eca": "after_project",  # BangguWu/ECANet
+        "triplet": "after_project",  # landskape-ai/triplet-attention
         "aw": "replace_spatial",  # arXiv 2108.08205: a convolution itself
+        "sk": "replace_spatial",  # arXiv 1903.06586, in the place of the 3x3
     },
 }
 
 # Blocks that are convolutions, and stand nowhere else than in the place of one.
-REPLACING = ("aw",)
+REPLACING = ("aw", "sk")
 
-# Arguments that follow from the site, by registry name.
+# Those of them that pad the map themselves, symmetrically.
+PADDING = ("sk",)
+
+# Arguments that follow from the site, by registry name. Widths of MobileNetV2 such as
+# 144 are no multiples of the defaults, 32 and 64.
 _FITTED = {
-    # Widths of MobileNetV2 such as 144 are no multiples of the default, 32.
     "ema": lambda site: {"groups": largest_divisor(site.channels, 32)},
+    "sa": lambda site: {"groups": largest_divisor(site.channels // 2, 64)},
+    "sge": lambda site: {"groups": largest_divisor(site.channels, 64)},
     "aw": lambda site: site.conv,
+    "sk": lambda site: {
+        "groups": largest_divisor(site.channels, 32),
+        "strides": site.conv["strides"],
+    },
 }
 
 

@@ -185,7 +185,7 @@ def _array(value):
 
 def _to_keras(array, parameter, name, layer):
     wanted = parameter.torch_shape
-    if len(wanted) == 1 and array.size == wanted[0]:
+    if len(wanted) == 1 and array.size == max(array.shape, default=0) == wanted[0]:
         array = array.reshape(wanted)  # (1, C, 1, 1), as authors scale maps
     ones = {1}
     if len(wanted) > 2 and set(wanted[2:]) == ones and set(array.shape[2:]) <= ones:

@@ -91,7 +91,6 @@ class TestDeploy(Block, Deploy):
 
 class TestInt8(Block, Int8):
     kernels = 2
-    int8_cases = ({"groups": 4}, {"groups": 12})
     steps = (4, 0.001)
     error = 0.03
 

@@ -285,8 +285,8 @@ def test_operations_that_are_refused(layer, operation):
     x = image()
     message = (
         f"^Layer 'odd': operation {operation}.*can't be quantized to int8. Replace it "
-        r"by operations that can be \(Abs, Add, .*ZeroPadding2D\), or give the layer that "
-        r"contains it a method deploy\(self\) that does.$"
+        r"by operations that can be \(Abs, Add, .*ZeroPadding2D\), or give the layer "
+        r"that contains it a method deploy\(self\) that does.$"
     )
     with pytest.raises(ValueError, match=message):
         quantized(x, layer(conv(x, "conv")))

@@ -10,6 +10,8 @@ from keras_attention import (
     CoordAttention,
     EfficientMultiScaleAttention,
     models,
+    names,
+    registry,
 )
 from keras_attention.models import _attention, mobilenet_v2, placement
 
@@ -117,6 +119,17 @@ class TestAttention:
             model = models.MobileNetV2((32, 32, 3), 5, attention=value)
             found = {x.groups for x in model.layers if hasattr(x, "pointwise")}
             assert found == {8}
+
+    @pytest.mark.parametrize("name", names())
+    def test_every_block_fits_every_width(self, name):
+        """In its own place, on maps of 32 to 1 positions a side."""
+        model = models.MobileNetV2((32, 32, 3), 5, width=0.75, attention=name)
+        blocks = [x for x in model.layers if x.name.endswith("_attention")]
+        assert [type(x) for x in blocks] == [registry.class_of(name)] * 16
+        plain = models.MobileNetV2((32, 32, 3), 5, width=0.75)
+        shared = [x for x in plain.layers if not x.name.endswith(("_conv", "_pad"))]
+        for layer in shared:
+            assert model.get_layer(layer.name).output.shape == layer.output.shape
 
     @pytest.mark.parametrize(
         ("attention", "position", "message"),
