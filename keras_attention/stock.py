@@ -9,43 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-
-@keras.saving.register_keras_serializable(package="keras_attention")
-class BlockDiagonal(keras.constraints.Constraint):
-    """Keeps a dense kernel block-diagonal over groups of channels.
-
-    A dense convolution under this constraint computes a grouped convolution: the last
-    two axes of the kernel, (in, out), are cut into `groups` contiguous runs each, and
-    entries that connect different groups are set to exactly 0 after every update.
-
-    Args:
-        groups: Number of groups; must divide the input and the output channels.
-
-    Raises:
-        ValueError: `groups` is not a positive integer, or does not divide the channels.
-    """
-
-    def __init__(self, groups):
-        if not isinstance(groups, int) or isinstance(groups, bool) or groups < 1:
-            raise ValueError(f"groups must be a positive integer; received {groups!r}")
-        self.groups = groups
-
-    def __call__(self, w):
-        """Returns `w`, shape (..., in, out), with zeros between different groups."""
-        inputs, outputs = w.shape[-2:]
-        if inputs % self.groups or outputs % self.groups:
-            raise ValueError(
-                f"groups={self.groups} must divide the kernel's input and output "
-                f"channels; received a kernel of shape {tuple(w.shape)}"
-            )
-        block = np.ones((inputs // self.groups, outputs // self.groups), bool)
-        mask = np.kron(np.eye(self.groups, dtype=bool), block)
-        # A selection, not a product: 0 * inf would leave NaN between the groups.
-        return ops.where(mask, w, ops.zeros_like(w))
-
-    def get_config(self):
-        """Returns the arguments of the constructor."""
-        return {"groups": self.groups}
+from keras_attention.grouped import BlockDiagonal, dense_kernel
 
 
 def filled(layer, input_shape, weights):
@@ -267,13 +231,13 @@ def batch_norm_affine(layer):
     """
     if not layer.built:
         raise ValueError(f"layer {layer.name!r} must be built before it is folded")
-    mean, variance = _float64(layer.moving_mean), _float64(layer.moving_variance)
+    mean, variance = numbers(layer.moving_mean), numbers(layer.moving_variance)
     scale = 1 / np.sqrt(variance + layer.epsilon)
     if layer.gamma is not None:
-        scale = scale * _float64(layer.gamma)
+        scale = scale * numbers(layer.gamma)
     shift = -mean * scale
     if layer.beta is not None:
-        shift = shift + _float64(layer.beta)
+        shift = shift + numbers(layer.beta)
     return scale.astype("float32"), shift.astype("float32")
 
 
@@ -286,8 +250,8 @@ def kernel_and_bias(conv):
     Returns:
         Float64 arrays (in, out) and (out,); a missing bias is 0.
     """
-    kernel = _float64(conv.kernel)[0, 0]
-    bias = _float64(conv.bias) if conv.use_bias else np.zeros(kernel.shape[1])
+    kernel = numbers(conv.kernel)[0, 0]
+    bias = numbers(conv.bias) if conv.use_bias else np.zeros(kernel.shape[1])
     return kernel, bias
 
 
@@ -325,20 +289,17 @@ def convolution(kernel, bias=None, groups=1, *, name, **options):
     """
     kernel = np.asarray(kernel, "float32")
     *size, inputs, filters = kernel.shape
-    constraint = BlockDiagonal(groups) if groups > 1 else None
-    if constraint:
-        dense = constraint(np.tile(kernel, (1, 1, groups, 1)))
-        kernel = ops.convert_to_numpy(dense)
     layer = keras.layers.Conv2D(
         filters,
         size,
         use_bias=bias is not None,
-        kernel_constraint=constraint,
+        kernel_constraint=BlockDiagonal(groups) if groups > 1 else None,
         data_format="channels_last",
         dtype="float32",
         name=name,
         **options,
     )
+    kernel = ops.convert_to_numpy(dense_kernel(kernel, groups))
     weights = [kernel] if bias is None else [kernel, bias]
     return filled(layer, (None, None, None, inputs * groups), weights)
 
@@ -360,9 +321,9 @@ def folded(conv, norm, *, name, padding=None):
         ValueError: `norm` is not built.
     """
     scale, shift = batch_norm_affine(norm)
-    kernel = _float64(conv.kernel)
+    kernel = numbers(conv.kernel)
     if conv.use_bias:
-        shift = shift + _float64(conv.bias) * scale
+        shift = shift + numbers(conv.bias) * scale
     options = {
         "strides": conv.strides,
         "padding": padding or conv.padding,
@@ -388,5 +349,6 @@ def activation(function, *, name):
     return keras.layers.Activation(function, dtype="float32", name=name)
 
 
-def _float64(variable):
-    return variable.numpy().astype("float64")
+def numbers(variable):
+    """Returns the float64 array of a variable of any dtype."""
+    return ops.convert_to_numpy(variable).astype("float64")

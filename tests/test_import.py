@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import keras_attention
-from keras_attention import CoordAttention, image_input, stock
+from keras_attention import CoordAttention, grouped, image_input
 
 PACKAGE = pathlib.Path(keras_attention.__file__).parent
 # attributes, imported on first use
@@ -64,7 +64,7 @@ print(json.dumps([sorted(asked - allowed), sorted(loaded - allowed)]))
 def test_files_load_and_submodules_resolve_after_the_import_alone(tmp_path):
     x = image_input.make_input((6, 6, 8))
     attention = CoordAttention(name="coord")
-    blocks = keras.layers.Conv2D(4, 1, kernel_constraint=stock.BlockDiagonal(2))
+    blocks = keras.layers.Conv2D(4, 1, kernel_constraint=grouped.BlockDiagonal(2))
     model = keras.Model(x, blocks(attention(x)))
     for variable in model.trainable_weights:
         variable.assign(keras.random.normal(variable.shape, seed=variable.shape[-1]))

@@ -1,5 +1,3 @@
-import json
-
 import keras
 import numpy as np
 import pytest
@@ -11,77 +9,6 @@ RNG = np.random.default_rng(0)
 
 def features(*shape):
     return RNG.normal(0, 1, shape).astype("float32")
-
-
-def between_groups(shape, groups):
-    """Returns a mask of the (in, out) entries that connect different groups."""
-    inputs, outputs = shape
-    left = np.arange(inputs) // (inputs // groups)
-    right = np.arange(outputs) // (outputs // groups)
-    return left[:, None] != right[None]
-
-
-class TestBlockDiagonal:
-    def test_keeps_the_blocks_and_clears_the_rest(self):
-        kernel = features(3, 3, 8, 12)
-        kernel[0, 0, 0, 11] = np.inf
-        result = np.asarray(stock.BlockDiagonal(4)(kernel))
-        mask = between_groups((8, 12), 4)
-        assert mask.sum() == 8 * 12 * 3 / 4
-        assert not result[..., mask].any()
-        np.testing.assert_array_equal(result[..., ~mask], kernel[..., ~mask])
-
-    def test_dense_convolution_equals_the_grouped_one(self):
-        kernel = np.asarray(stock.BlockDiagonal(2)(features(3, 3, 4, 6)))
-        x = features(2, 5, 5, 4)
-        halves = [
-            keras.ops.conv(x[..., 2 * g : 2 * g + 2], kernel[:, :, 2 * g : 2 * g + 2])
-            for g in range(2)
-        ]
-        grouped = np.concatenate(
-            [half[..., 3 * g : 3 * g + 3] for g, half in enumerate(halves)], axis=-1
-        )
-        # sums of 18 terms in another order
-        np.testing.assert_allclose(keras.ops.conv(x, kernel), grouped, atol=1e-5)
-
-    def test_zeros_stay_zero_under_fit_and_reload(self, tmp_path):
-        constraint = stock.BlockDiagonal(2)
-        kernel = np.asarray(constraint(features(4, 6)))
-        layer = stock.pointwise(
-            kernel, np.zeros(6), name="blocks", kernel_constraint=constraint
-        )
-        x = keras.Input((3, 3, 4))
-        model = keras.Model(x, layer(x))
-        mask = between_groups((4, 6), 2)
-        path = tmp_path / "model.keras"
-        for optimizer in ("sgd", "adam"):
-            before = layer.kernel.numpy()[0, 0]
-            model.compile(optimizer, "mse", jit_compile=False)
-            model.fit(features(8, 3, 3, 4), features(8, 3, 3, 6), verbose=0)
-            after = layer.kernel.numpy()[0, 0]
-            assert (after[~mask] != before[~mask]).all()
-            assert not after[mask].any()
-            model.save(path)
-            model = keras.models.load_model(path)
-            layer = model.get_layer("blocks")
-            assert isinstance(layer.kernel_constraint, stock.BlockDiagonal)
-            np.testing.assert_array_equal(layer.kernel.numpy()[0, 0], after)
-
-    def test_config_round_trip(self):
-        config = keras.constraints.serialize(stock.BlockDiagonal(3))
-        again = keras.constraints.deserialize(json.loads(json.dumps(config)))
-        assert type(again) is stock.BlockDiagonal
-        assert again.groups == 3
-
-    @pytest.mark.parametrize("groups", [0, -1, 1.5, None, True])
-    def test_refuses_groups(self, groups):
-        with pytest.raises(ValueError, match="groups must be a positive integer"):
-            stock.BlockDiagonal(groups)
-
-    def test_refuses_channels(self):
-        message = r"groups=3 must divide.*\(1, 1, 6, 4\)"
-        with pytest.raises(ValueError, match=message):
-            stock.BlockDiagonal(3)(np.zeros((1, 1, 6, 4), "float32"))
 
 
 def check(layer, name, kind):
@@ -177,6 +104,90 @@ def test_fold(use_bias):
     x = features(2, 4, 4, 3)
     # a rounding per operation, on values up to 10
     np.testing.assert_allclose(norm(conv(x)), x @ kernel + bias, atol=1e-5)
+
+
+def randomized(layer, channels):
+    layer.build((None, None, None, channels))
+    for variable in layer.weights:
+        variable.assign(RNG.uniform(0.1, 2, variable.shape))
+    return layer
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_convolution(groups, use_bias):
+    kernel, bias = features(3, 2, 8 // groups, 12), features(12) if use_bias else None
+    layer = stock.convolution(
+        kernel, bias, groups, name="conv", strides=2, padding="same", trainable=False
+    )
+    check(layer, "conv", keras.layers.Conv2D)
+    assert layer.groups == 1 and layer.kernel.shape == (3, 2, 8, 12)
+    assert np.count_nonzero(layer.kernel) == kernel.size
+    assert layer.trainable_weights == [] and layer.use_bias is use_bias
+    constraint = layer.kernel_constraint
+    assert constraint is None if groups == 1 else constraint.groups == groups
+    x = features(2, 5, 6, 8)
+    own, made = 8 // groups, 12 // groups
+    expected = [
+        keras.ops.conv(
+            x[..., g * own : (g + 1) * own],
+            kernel[..., g * made : (g + 1) * made],
+            strides=2,
+            padding="same",
+        )
+        for g in range(groups)
+    ]
+    expected = np.concatenate(expected, -1) + (bias if use_bias else 0)
+    # sums of up to 48 terms in another order
+    np.testing.assert_allclose(layer(x), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **options: keras.layers.Conv2D(8, (3, 2), **options),
+        lambda **options: keras.layers.Conv2D(8, (3, 2), groups=2, **options),
+        lambda **options: keras.layers.DepthwiseConv2D(
+            (3, 2), depth_multiplier=2, **options
+        ),
+    ],
+    ids=["dense", "groups", "depthwise"],
+)
+def test_folded(make, use_bias):
+    conv = make(use_bias=use_bias, dilation_rate=2, padding="same", dtype="float32")
+    randomized(conv, 4)
+    norm = randomized(keras.layers.BatchNormalization(), 8)
+    layer = stock.folded(conv, norm, name="folded")
+    depthwise = isinstance(conv, keras.layers.DepthwiseConv2D)
+    kind = keras.layers.DepthwiseConv2D if depthwise else keras.layers.Conv2D
+    check(layer, "folded", kind)
+    assert layer.use_bias and len(layer.trainable_weights) == 2
+    x = features(2, 7, 6, 4)
+    expected = np.asarray(norm(conv(x)))
+    # a rounding per operation, on sums of up to 24 terms
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(layer(x), expected, atol=1e-5 * scale)
+    valid = stock.folded(conv, norm, name="valid", padding="valid")
+    inner = expected[:, 2:-2, 1:-1]  # of padding by the dilation
+    np.testing.assert_allclose(valid(x), inner, atol=1e-5 * scale)
+
+
+def test_folded_is_frozen_as_the_convolution():
+    norm = randomized(keras.layers.BatchNormalization(), 4)
+    for kind, arguments in (
+        (keras.layers.Conv2D, (4, 3)),
+        (keras.layers.DepthwiseConv2D, (3,)),
+    ):
+        conv = randomized(kind(*arguments, trainable=False), 4)
+        assert stock.folded(conv, norm, name="frozen").trainable_weights == []
+
+
+def test_folded_refuses_an_unbuilt_normalization():
+    conv = randomized(keras.layers.Conv2D(4, 3), 4)
+    norm = keras.layers.BatchNormalization(name="bn")
+    with pytest.raises(ValueError, match="'bn' must be built"):
+        stock.folded(conv, norm, name="folded")
 
 
 def test_activation():

@@ -5,7 +5,9 @@ Maps are channels-last; all sizes but those of channels and kernels may be dynam
 of J equal runs of adjacent input channels (of the group that f belongs to).
 """
 
-from keras import backend, distribution, ops
+from keras import backend, ops
+
+from keras_attention.layers import _common
 
 
 def convolve(x, kernel, gates, groups, **geometry):
@@ -33,18 +35,13 @@ def convolve(x, kernel, gates, groups, **geometry):
         form = by_channels
     elif groups > 1:
         form = by_patches
-    elif height * width > 1 and positions > channels and _on_tensorflow_cpu():
+    elif height * width > 1 and positions > channels and _common.on_tensorflow_cpu():
         form = by_samples
     elif gates.shape[-1] == filters:
         form = by_static_kernels
     else:
         form = by_patches
     return form(x, kernel, gates, groups, **geometry)
-
-
-def _on_tensorflow_cpu():
-    tensorflow = backend.backend() == "tensorflow"
-    return tensorflow and distribution.list_devices()[0].startswith("cpu")
 
 
 def adaptive_mean(x, windows):

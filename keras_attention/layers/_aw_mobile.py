@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_attention import stock
+from keras_attention import grouped, stock
 
 # Shorter runs of input channels that share a gate, and a product with a kernel that the
 # graph computes is faster in int8 than a gated convolution per run.
@@ -104,7 +104,7 @@ def _gated_convolutions(layer, kernel, runs):
     length, groups = channels // runs, layer.groups
     pieces, constraint = kernel.reshape(-1, length, filters), None
     if groups > 1:
-        constraint = stock.BlockDiagonal(groups)
+        constraint = grouped.BlockDiagonal(groups)
         pieces = np.tile(pieces, (1, groups, 1))
         pieces = [ops.convert_to_numpy(constraint(piece)) for piece in pieces]
     convs = [

@@ -172,8 +172,8 @@ def conv(
     settings = {
         "padding": "same",
         "data_format": "channels_last",
-        "kernel_initializer": _once(layer.kernel_initializer),
-        "bias_initializer": _once(layer.bias_initializer)
+        "kernel_initializer": own_initializer(layer.kernel_initializer),
+        "bias_initializer": own_initializer(layer.bias_initializer)
         or keras.initializers.RandomUniform(-bound, bound),
         "kernel_regularizer": layer.kernel_regularizer,
         "bias_regularizer": layer.bias_regularizer,
@@ -186,9 +186,12 @@ def conv(
     return made
 
 
-def _once(initializer):
-    # A Keras initializer gives the same numbers at each call: convolutions that shared
-    # one object would start with equal kernels.
+def own_initializer(initializer):
+    """Returns a copy of an initializer, for one convolution.
+
+    A Keras initializer gives the same numbers at each call: convolutions that shared
+    one object would start with equal kernels.
+    """
     if isinstance(initializer, keras.initializers.Initializer):
         return initializer.clone()
     return initializer

@@ -73,7 +73,8 @@ def _spatial_weights(layer, groups):
     Tap (i, j) of the zero-padded convolution sees all of the map but the row or the
     column, or both, at the opposite border: nine means, one kernel of nine taps.
     """
-    kernel, bias = _numbers(layer.spatial.kernel), _numbers(layer.spatial.bias)
+    spatial = layer.spatial
+    kernel, bias = stock.numbers(spatial.kernel), stock.numbers(spatial.bias)
     width = kernel.shape[-1]
     # The order in which `without_borders` gives the offsets -1, 0, 1.
     order = np.array([1, 2, 0])
@@ -110,9 +111,9 @@ def _weighted_norm(layer, groups, epsilon):
     o has the bias of the 3x3 convolution in it, too. a_2 is None where it is 1.
     """
     name, options = layer.name, {"trainable": layer.trainable}
-    gamma, beta = _numbers(layer.gamma), _numbers(layer.beta)
+    gamma, beta = stock.numbers(layer.gamma), stock.numbers(layer.beta)
     width, channels = gamma.size, gamma.size * groups
-    bias = _softmax(beta) @ _numbers(layer.spatial.bias)
+    bias = _softmax(beta) @ stock.numbers(layer.spatial.bias)
     if width == 1:
         # oneDNN has no depthwise convolution of one channel.
         scale = stock.pointwise(gamma[:, None], name=f"{name}_gamma", **options)
@@ -146,7 +147,7 @@ def _weighted_norm(layer, groups, epsilon):
 
 def _weighted_spatial(layer, groups):
     """Returns the 3x3 convolution with softmax(beta) in its kernel, one per channel."""
-    kernel = _numbers(layer.spatial.kernel) @ _softmax(_numbers(layer.beta))
+    kernel = stock.numbers(layer.spatial.kernel) @ _softmax(stock.numbers(layer.beta))
     kernel = np.tile(kernel, groups)[..., None]
     conv = keras.layers.DepthwiseConv2D(
         3,
@@ -162,10 +163,6 @@ def _weighted_spatial(layer, groups):
 
 def _mean(x, axis):
     return ops.mean(x, axis=axis, keepdims=True)
-
-
-def _numbers(variable):
-    return ops.convert_to_numpy(variable).astype("float64")
 
 
 def _softmax(values):

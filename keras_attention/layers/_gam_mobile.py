@@ -8,11 +8,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_attention import stock
+from keras_attention import grouped, stock
 
 
 @keras.saving.register_keras_serializable(package="keras_attention")
-class ShuffledBlockDiagonal(stock.BlockDiagonal):
+class ShuffledBlockDiagonal(grouped.BlockDiagonal):
     """As `BlockDiagonal`, with the output channels of the groups dealt out in turn."""
 
     def __call__(self, w):

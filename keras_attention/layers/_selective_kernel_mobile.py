@@ -10,7 +10,6 @@ import numpy as np
 from keras import layers, ops
 
 from keras_attention import stock
-from keras_attention.layers._grouped_conv import grouped_form
 
 
 def branch_output(conv, x, dilation, strides, subsample):
@@ -71,18 +70,8 @@ def mobile_form(layer):
 
 def _branch(conv, norm, name):
     """Returns x -> ReLU(norm(conv(x)))."""
-    scale, shift = stock.batch_norm_affine(norm)
-    return grouped_form(
-        ops.convert_to_numpy(conv.kernel) * scale,
-        shift,
-        conv.groups,
-        name=name,
-        activation=ops.relu,
-        strides=conv.strides,
-        padding=conv.padding,
-        dilation_rate=conv.dilation_rate,
-        trainable=conv.trainable,
-    )
+    folded = stock.folded(conv, norm, name=name)
+    return lambda x: ops.relu(folded(x))
 
 
 def _weights_of_two(layer):

@@ -66,10 +66,12 @@ class AWConv2D(keras.layers.Conv2D):
     Parameters: h w c filters (+ filters) + m (C + 2) + (m + 2) filters J trainable, and
     2 (m + filters J) running statistics.
     Multiply-adds without means: h w (H' W' c filters + C m + m filters J + c filters).
-    Int8: shared gates deploy to a 1x1 convolution, a product and a sum per place of the
-    kernel. Depthwise, products and sums alone cost many times the convolution. Gates of
-    less than 48 channels deploy to a product with a kernel of the image's own, in files
-    of batch size 1 only; XNNPACK does not take it.
+    Int8: with input_sharing="all", a 1x1 convolution, a product and a sum per place of
+    the kernel; also with other runs of 48 channels or more in one group, once per run.
+    Other gates (of fewer than 48 channels, or any but "all" with groups) deploy to a
+    product of patches with a kernel of the image's own, in files of batch size 1 only;
+    XNNPACK does not take it. Depthwise: a convolution by 1.5 K, plus a slice times
+    (A - 0.5) K per place, which costs many times the convolution.
 
     Raises:
         ValueError: `filters` or `reduction` is not a positive integer, `input_sharing`

@@ -8,8 +8,9 @@ weighted mean of features over all positions; the second gives every position it
 mixture of the descriptors. What costs O(L^2) between L positions in a non-local block
 costs O(L n) through the descriptors.
 
-Differences from the reference: the formula is the paper's. Not known from it, and this
-project's choice, are the initializers (Keras' own) and the optional normalization
+Differences from the reference: the formula is the paper's, and m = n = C / 2 follows
+from the number of parameters that it gives. Not known from it, and this project's
+choice, are the biases, the initializers (Keras' own) and the optional normalization
 behind the extension with gamma 0, which non-local blocks have.
 """
 
@@ -152,9 +153,9 @@ class DoubleAttention(keras.layers.Layer):
             ops.cast(ops.squeeze(conv(y), 1), wide)
             for conv in (self.value, self.gather, self.distribute)
         )  # (N, L, m), (N, L, n), (N, L, n)
-        b = _softmax(b, axis=1)  # over the positions
+        b = _common.softmax(b, axis=1)  # over the positions
         g = ops.matmul(ops.transpose(b, (0, 2, 1)), a)  # (N, n, m)
-        v = _softmax(v, axis=-1)  # over the descriptors
+        v = _common.softmax(v, axis=-1)  # over the descriptors
         v, g = (ops.cast(t, self.compute_dtype) for t in (v, g))
         z = ops.expand_dims(ops.matmul(v, g), 1)  # (N, 1, L, m)
         y = self.extend(z)
@@ -197,8 +198,3 @@ class DoubleAttention(keras.layers.Layer):
             **_common.conv_config(self),
             "data_format": self.data_format,
         }
-
-
-def _softmax(x, axis):
-    """Returns the softmax, also over an axis of size 1, of which Keras warns."""
-    return x - x + 1.0 if x.shape[axis] == 1 else ops.softmax(x, axis=axis)

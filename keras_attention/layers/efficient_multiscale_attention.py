@@ -47,7 +47,8 @@ class EfficientMultiScaleAttention(keras.layers.Layer):
         groups: G. None is the largest divisor of the channels up to 32.
         kernel_initializer: Of both kernels; default: U(-1, 1) / sqrt(fan-in), the
             authors' (PyTorch's own).
-        bias_initializer: Of both biases; None is the same numbers as for the kernels.
+        bias_initializer: Of both biases; None is U(-1, 1) / sqrt(fan-in), PyTorch's
+            own, whatever `kernel_initializer` is.
         kernel_regularizer: Of both kernels.
         bias_regularizer: Of both biases.
         data_format: "channels_last" or "channels_first"; None is Keras' default.
@@ -100,7 +101,7 @@ class EfficientMultiScaleAttention(keras.layers.Layer):
         axis = _common.channel_axis(self, input_shape)
         channels = input_shape[axis]
         self.input_spec = keras.layers.InputSpec(ndim=4, axes={axis: channels})
-        self._group_count = self._divisor(channels)
+        self._group_count = _common.group_count(self, channels, _MAX_GROUPS)
         width = channels // self._group_count
         self.pointwise = _common.conv(self, width, width, "pointwise")
         self.spatial = _common.conv(self, width, width, "spatial", 3)
@@ -112,26 +113,14 @@ class EfficientMultiScaleAttention(keras.layers.Layer):
             self.compute_dtype, "float32"
         )
 
-    def _divisor(self, channels):
-        """Returns G for so many channels."""
-        if self.groups is None:
-            return _common.largest_divisor(channels, _MAX_GROUPS)
-        if channels % self.groups:
-            raise ValueError(
-                f"groups must divide the channels; layer {self.name!r} has "
-                f"groups={self.groups} and received {channels} channels. groups=None "
-                f"takes the largest divisor up to {_MAX_GROUPS}"
-            )
-        return self.groups
-
     def call(self, x):
         """Returns x times the attention map of each group."""
         first = self.data_format == "channels_first"
         maps = ops.transpose(x, (0, 2, 3, 1)) if first else x  # (N, H, W, C)
         z_h, z_w = ops.mean(maps, axis=2), ops.mean(maps, axis=1)  # (N, H or W, C)
         g_h, g_w = self._strip_gates(z_h, z_w)  # (N, H, 1, C), (N, 1, W, C)
-        a_1 = _softmax(self.beta)  # (c,): the means of x_1 are beta
-        a_2 = _softmax(self._spatial_means(maps, z_h))  # (N, G, c)
+        a_1 = _common.softmax(self.beta, axis=-1)  # (c,): the means of x_1 are beta
+        a_2 = _common.softmax(self._spatial_means(maps, z_h), axis=-1)  # (N, G, c)
         logits = self._weighted_spatial(maps, a_1)  # (N, H, W, G)
         logits += self._weighted_norm(maps * g_h * g_w, a_2)
         gate = ops.cast(ops.sigmoid(logits), x.dtype)
@@ -223,9 +212,3 @@ class EfficientMultiScaleAttention(keras.layers.Layer):
             **_common.conv_config(self),
             "data_format": self.data_format,
         }
-
-
-def _softmax(x):
-    """Returns the softmax over channels; of one channel it is 1, and Keras warns."""
-    x = ops.convert_to_tensor(x)  # JAX makes no ones like a variable
-    return ops.softmax(x) if x.shape[-1] > 1 else ops.ones_like(x)

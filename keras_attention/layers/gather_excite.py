@@ -141,7 +141,7 @@ class GatherExcite(keras.layers.Layer):
             strides=2 if self.extent else 1,
             use_bias=False,
             data_format="channels_last",
-            depthwise_initializer=_common._once(self.kernel_initializer),
+            depthwise_initializer=_common.own_initializer(self.kernel_initializer),
             depthwise_regularizer=self.kernel_regularizer,
             dtype=self.dtype_policy,
             trainable=self.trainable,

@@ -137,7 +137,7 @@ class SelectiveKernel(keras.layers.Layer):
             kernel_size,
             use_bias=False,
             data_format="channels_last",
-            kernel_initializer=_common._once(self.kernel_initializer),
+            kernel_initializer=_common.own_initializer(self.kernel_initializer),
             kernel_regularizer=self.kernel_regularizer,
             dtype=self.dtype_policy,
             trainable=self.trainable,

@@ -5,11 +5,13 @@ it should not; what it is written as computes the same. One table for functions 
 values, one for layers.
 """
 
+import functools
+
 import keras
 import numpy as np
 from keras import ops
 
-from keras_attention import stock
+from keras_attention import grouped, stock
 from keras_attention.mobile import graph as graphs
 from keras_attention.mobile.rewriting import Rewriter
 from keras_attention.mobile.rules import operation_name
@@ -21,12 +23,19 @@ def rewrite(graph: graphs.Graph) -> graphs.Graph:
     Args:
         graph: flat graph; batch normalizations are folded where they can be.
     """
-    rewriter = Rewriter()
+    rewriter, readers, moved = Rewriter(), graph.consumers(), set()
 
     def apply(node, args, kwargs):
+        if id(node) in moved:
+            return args[0]
         function = rewriter.once(lambda: _equivalent(node), node.op)
         if function is None:
             return rewriter.add(node.op, node.name, *args, **kwargs)
+        if isinstance(function, _Runs):
+            relu = _relu_behind(node, readers)
+            if relu is not None:
+                moved.add(id(relu))
+                function = functools.partial(function, relu=relu)
         return rewriter.inline(function, args, kwargs, prefix=f"{node.name}_")
 
     outputs = graphs.replay(graph, graph.inputs, apply)
@@ -69,65 +78,108 @@ _FUNCTIONS = {
 
 def _split(op):
     """Slices: SPLIT_V leaves XNNPACK."""
+    return lambda x: _slices(x, op.indices_or_sections, op.axis)
 
-    def function(x):
-        axis, size = op.axis, x.shape[op.axis]
-        cuts = op.indices_or_sections
-        if isinstance(cuts, int):
-            cuts = range(size // cuts, size, size // cuts)
-        bounds = [0, *(int(cut) for cut in cuts), size]
-        before = (slice(None),) * (axis % len(x.shape))
-        pairs = zip(bounds[:-1], bounds[1:], strict=True)
-        return [x[(*before, slice(begin, end))] for begin, end in pairs]
 
-    return function
+def _slices(x, cuts, axis):
+    """Returns parts of x: their number, or where they are cut from each other."""
+    size = x.shape[axis]
+    if isinstance(cuts, int):
+        cuts = range(size // cuts, size, size // cuts)
+    bounds = [0, *(int(cut) for cut in cuts), size]
+    before = (slice(None),) * (axis % len(x.shape))
+    pairs = zip(bounds[:-1], bounds[1:], strict=True)
+    return [x[(*before, slice(begin, end))] for begin, end in pairs]
 
 
 _OPERATIONS = {"Split": _split}
 
 
-def _conv_2d(layer, name, kernel, **options):
-    """Returns a dense 2D convolution with the options and the bias of `layer`.
+def _conv_2d(layer, name, kernel, bias, groups, **options):
+    """Returns a dense 2D convolution with the options of `layer`.
 
     Args:
-        layer: a convolution, with or without groups.
+        layer: a convolution.
         name: of the new one.
         kernel: array (h, w, C / groups, F).
+        bias: array (F,) or None.
+        groups: of the new one.
         **options: arguments of `keras.layers.Conv2D` that differ from the layer's.
     """
-    constraint = None
-    if layer.groups > 1:
-        constraint = stock.BlockDiagonal(layer.groups)
-        dense = np.tile(kernel, (1, 1, layer.groups, 1))
-        kernel = ops.convert_to_numpy(constraint(dense))
     options = {
         "strides": layer.strides,
         "padding": layer.padding,
         "dilation_rate": layer.dilation_rate,
+        "kernel_regularizer": layer.kernel_regularizer,
+        "bias_regularizer": layer.bias_regularizer,
+        "trainable": not graphs.is_frozen(layer),
     } | options
-    made = keras.layers.Conv2D(
-        kernel.shape[-1],
-        kernel.shape[:2],
-        use_bias=layer.use_bias,
-        kernel_regularizer=layer.kernel_regularizer,
-        bias_regularizer=layer.bias_regularizer,
-        kernel_constraint=constraint,
-        data_format="channels_last",
-        dtype="float32",
-        name=name,
-        **options,
-    )
-    bias = layer.get_weights()[1:]
-    stock.filled(made, (None, None, None, kernel.shape[2]), [kernel, *bias])
-    made.trainable = not graphs.is_frozen(layer)
-    return made
+    return stock.convolution(kernel, bias, groups, name=name, **options)
+
+
+class _Runs:
+    """A convolution with groups as dense ones, each of a run of adjacent groups."""
+
+    def __init__(self, convs):
+        self._convs = convs
+
+    def __call__(self, x, relu=None):
+        """Returns the convolution of x, rectified if `relu` is a node that does that.
+
+        Behind a concatenation a ReLU would be an operator of its own, and a slow one.
+        """
+        outputs = []
+        parts = _slices(x, len(self._convs), axis=-1)
+        for run, (conv, part) in enumerate(zip(self._convs, parts, strict=True)):
+            y = conv(part)
+            if relu is not None:
+                limit = _RELU_LIMITS[operation_name(relu.op)]
+                y = keras.layers.ReLU(limit, name=f"{relu.name}_{run}")(y)
+            outputs.append(y)
+        while len(outputs) > 1:  # by fours: more than five at once leave XNNPACK
+            fours = (outputs[i : i + 4] for i in range(0, len(outputs), 4))
+            outputs = [_joined(four) for four in fours]
+        return outputs[0]
+
+
+def _joined(tensors):
+    return ops.concatenate(tensors, axis=-1) if len(tensors) > 1 else tensors[0]
+
+
+_RELU_LIMITS = {"Relu": None, "Relu6": 6.0}
+
+
+def _relu_behind(node, readers):
+    """Returns the node that alone reads a convolution, if that is a ReLU."""
+    (tensor,) = node.output_tensors
+    following = readers.get(id(tensor), [])
+    relu = len(following) == 1 and following[0] is not None
+    relu = relu and operation_name(following[0].op) in _RELU_LIMITS
+    return following[0] if relu else None
 
 
 def _grouped(layer, name):
-    """A dense convolution whose kernel has zeros between the groups."""
-    if layer.groups == 1:
-        return None
-    return _conv_2d(layer, name, layer.get_weights()[0]).__call__
+    """Dense convolutions whose kernels have zeros between the groups."""
+    kernel, *bias = layer.get_weights()
+    groups, constraint = layer.groups, layer.kernel_constraint
+    if type(constraint) is grouped.BlockDiagonal and groups == 1:
+        dense, groups = kernel, constraint.groups
+        kernel = grouped.grouped_kernel(dense, groups)
+        if not np.array_equal(grouped.dense_kernel(kernel, groups), dense):
+            return None  # the constraint has not been applied yet
+    count = grouped.run_count(kernel.shape, groups)
+    if count == 1:
+        if layer.groups == 1:
+            return None
+        return _conv_2d(layer, name, kernel, *(bias or [None]), groups).__call__
+    kernels = np.split(kernel, count, axis=-1)
+    biases = np.split(bias[0], count) if bias else [None] * count
+    return _Runs(
+        [
+            _conv_2d(layer, f"{name}_{run}", kernel, bias, groups // count)
+            for run, (kernel, bias) in enumerate(zip(kernels, biases, strict=True))
+        ]
+    )
 
 
 def _conv_1d(layer, name):
@@ -135,10 +187,13 @@ def _conv_1d(layer, name):
     padding, before = layer.padding, 0
     if padding == "causal":
         padding, before = "valid", (layer.kernel_size[0] - 1) * layer.dilation_rate[0]
+    kernel, *bias = layer.get_weights()
     conv = _conv_2d(
         layer,
         name,
-        layer.get_weights()[0][None],
+        kernel[None],
+        *(bias or [None]),
+        layer.groups,
         strides=(1, *layer.strides),
         padding=padding,
         dilation_rate=(1, *layer.dilation_rate),

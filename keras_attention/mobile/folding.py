@@ -7,7 +7,7 @@ per channel: a `DepthwiseConv2D(1)`.
 import keras
 import numpy as np
 
-from keras_attention import stock
+from keras_attention import grouped, stock
 from keras_attention.mobile import graph as graphs
 from keras_attention.mobile.rewriting import Rewriter
 
@@ -132,5 +132,5 @@ def _of_the_unfolded(linear, config):
         key
         for key in config
         if key.endswith(("_constraint", "_regularizer"))
-        and not isinstance(getattr(linear, key, None), stock.BlockDiagonal)
+        and not isinstance(getattr(linear, key, None), grouped.BlockDiagonal)
     ]

@@ -1,5 +1,6 @@
 """AWConv2D: parity with golden files and numpy, and what it shares with Conv2D."""
 
+import functools
 import inspect
 
 import keras
@@ -7,8 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from keras import ops
 from reference import aw_conv2d as reference
 from support.comparing import CLOSE, array, difference, features
+from support.finite_differences import assert_gradients_match
 from support.layer_suite import OPTIONS, Golden, Properties, Suite
 from support.torch_weights import apply, live
 
@@ -103,6 +106,48 @@ class TestLayer(Block, Properties):
         # relative to the input: a sum of few products may be near 0
         scale = max(np.abs(expected).max(), np.abs(x).max())
         assert difference(y, expected, scale) <= CLOSE
+
+    @pytest.mark.parametrize(
+        ("arguments", "shape"),
+        [
+            ({}, (3, 2, 3, 6)),  # by constant kernels
+            ({"input_sharing": 2, "padding": "valid"}, (2, 5, 4, 4)),  # by samples
+            ({"groups": 2, "input_sharing": 1, "strides": (2, 1)}, (2, 4, 3, 6)),
+            ({"groups": 4, "use_bias": False, "dilation_rate": 2}, (2, 4, 3, 4)),
+        ],
+    )
+    def test_gradients_match_finite_differences(self, arguments, shape):
+        arguments = {"kernel_size": (3, 2), "padding": "same"} | arguments
+        assert_gradients_match(
+            AWConv2D(4, reduction=2, **arguments, dtype="float64"),
+            functools.partial(reference.forward, training=True, **arguments),
+            shape,
+            entries=6,
+        )
+
+    @pytest.mark.parametrize("sharing", ["all", 1])
+    def test_statistics_of_a_training_step(self, sharing):
+        shape = (4, 7, 10, 24)
+        layer, weights = self.live(shape, input_sharing=sharing)
+        x = features(*shape)
+        layer(x, training=True)
+        a = reference.pooled(x, 3, 3) @ weights["pw1.weight"][:, :, 0, 0].T
+        for norm, name in ((layer.reduce_norm, "bn1"), (layer.expand_norm, "bn2")):
+            mean = 0.9 * weights[f"{name}.running_mean"] + 0.1 * a.mean((0, 1, 2))
+            variance = 0.9 * weights[f"{name}.running_var"] + 0.1 * a.var((0, 1, 2))
+            assert difference(norm.moving_mean, mean) <= CLOSE
+            assert difference(norm.moving_variance, variance) <= CLOSE
+            a = np.maximum(reference.normalized(a, weights, name, training=True), 0)
+            a = a @ weights["pw2.weight"][:, :, 0, 0].T if name == "bn1" else a
+
+    @pytest.mark.parametrize("half", ["bfloat16", "float16"])
+    def test_means_of_halves_are_float32(self, half):
+        """In bfloat16 a mean of 300 would be 1 off, in float16 a sum overflow."""
+        x = ops.cast(300 + 20 * features(2, 40, 31, 8), half)
+        means = _aw_forms.adaptive_mean(x, (3, 2))
+        assert keras.backend.standardize_dtype(means.dtype) == "float32"
+        x = ops.convert_to_numpy(ops.cast(x, "float32")).astype("float64")
+        assert difference(means, reference.pooled(x, 3, 2)) <= 1e-6
 
     def test_windows_of_the_means_are_pytorchs(self):
         """They overlap on 5 positions: 0 1, 1 2 3, 3 4; and repeat on 2: 0, 0 1, 1."""

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from keras import ops
 from support.comparing import CLOSE, difference, features
-from support.deploy_suite import Deploy, Int8, deployed
+from support.deploy_suite import Deploy, Int8, deployed, int8_file
 from support.layer_suite import Suite
 
 from keras_attention import AWConv2D, mobile
@@ -117,19 +117,28 @@ class TestForms:
                 expected = one_by_one(part, kernel, gates[:count], groups, **geometry)
                 assert difference(y, expected) <= CLOSE, geometry
 
-    def test_gradients_are_equal(self):
-        x, kernel, gates = map(tf.constant, inputs((3, 3), 8, 6, 1))
-        for geometry in GEOMETRIES:
-            found = {}
-            for form in ("patches", "samples", "static"):
+    @pytest.mark.parametrize(
+        ("form", "channels", "runs", "groups"),
+        [
+            ("samples", 8, 1, 1),
+            ("samples", 8, 4, 1),
+            ("static", 8, 1, 1),
+            ("channels", 6, 1, 6),
+        ],
+    )
+    def test_gradients_are_equal(self, form, channels, runs, groups):
+        arrays = inputs((3, 3), channels, 6, runs, groups)
+        x, kernel, gates = map(tf.constant, arrays)
+        for geometry in geometries(form):
+            found = []
+            for each in (form, "patches"):
                 with tf.GradientTape() as tape:
                     tape.watch([x, kernel, gates])
-                    y = FORMS[form](x, kernel, gates, 1, **geometry)
+                    y = FORMS[each](x, kernel, gates, groups, **geometry)
                     loss = tf.reduce_sum(y * y)
-                found[form] = tape.gradient(loss, [x, kernel, gates])
-            for form in ("samples", "static"):
-                for actual, expected in zip(found[form], found["patches"], strict=True):
-                    assert difference(actual, expected) <= CLOSE, (form, geometry)
+                found.append(tape.gradient(loss, [x, kernel, gates]))
+            for actual, expected in zip(*found, strict=True):
+                assert difference(actual, expected) <= CLOSE, geometry
 
     @pytest.mark.parametrize(
         ("form", "size", "kernel_size", "runs", "groups"),
@@ -146,7 +155,7 @@ class TestForms:
     )
     def test_choice_on_a_cpu(self, form, size, kernel_size, runs, groups, monkeypatch):
         chosen = []
-        monkeypatch.setattr(_aw_forms, "_on_tensorflow_cpu", lambda: True)
+        monkeypatch.setattr(_aw_forms._common, "on_tensorflow_cpu", lambda: True)
         monkeypatch.setattr(_aw_forms, form, lambda *args, **geometry: chosen.append(1))
         x = keras.KerasTensor((None, size, size, 16))
         kernel = np.zeros((kernel_size, kernel_size, 16 // groups, 16))
@@ -181,8 +190,7 @@ class TestDeploy(Block, Deploy):
         x = features(4, 8, 7, 24)
         model = deployed(layer, x.shape[1:])
         gate = keras.Model(model.input, model.get_layer("aw_gate").output)(x).numpy()
-        a = layer.reduce_norm(layer.reduce(_aw_forms.adaptive_mean(x, (3, 3))))
-        a = ops.sigmoid(layer.expand_norm(layer.expand(ops.relu(a))))
+        a = attention(layer, x)
         assert difference(gate, np.reshape(a, (4, 9, 1, 12))) <= CLOSE
         assert gate.std(0).mean() >= 0.05 * gate.mean()
 
@@ -236,13 +244,136 @@ class TestDeploy(Block, Deploy):
         assert trained == {"aw_expand", "aw_tap_0", "aw_bias"}
 
 
-class TestInt8(Block, Int8):
-    channels = 32
-    kernels = 12  # nine places, two of the gates, the bias as scale and shift
+def attention(layer, x):
+    """Returns A of an image, (N, h, w, F * J)."""
+    a = layer.reduce_norm(layer.reduce(_aw_forms.adaptive_mean(x, layer.kernel_size)))
+    return ops.sigmoid(layer.expand_norm(layer.expand(ops.relu(a))))
+
+
+def convolved(layer, x, a):
+    """Returns what a layer gives for x with this attention."""
+    a = ops.broadcast_to(a, (len(x), *a.shape[1:]))
+    geometry = {"padding": layer.padding, "dilation": layer.dilation_rate}
+    geometry["strides"] = layer.strides
+    y = _aw_forms.convolve(x, layer.kernel, a, layer.groups, **geometry)
+    return layer.activation(y + layer.bias if layer.use_bias else y)
+
+
+class LiveInt8(Block, Int8):
+    """Nets whose attention differs from sample to sample by more than int8's error.
+
+    Else, the files could hold any mean of A: normal numbers have nearly the same means
+    in all samples, and A the same values.
+    """
+
     required = Block.required | {"filters": 32}
+    channels = 32
+    gain = 1.5
+
+    def live(self, shape, seed=0, **arguments):
+        layer, weights = super().live(shape, seed, **arguments)
+        weights["bn2.weight"] *= 4
+        layer.expand_norm.gamma.assign(weights["bn2.weight"])
+        return layer, weights
+
+    def data(self, kind, shape, seed=3):
+        rng = np.random.default_rng(seed)
+        means = rng.uniform(-1.5, 1.5, (shape[0], 1, 1, shape[-1]))
+        x = (features(*shape, seed=seed) + means).astype("float32")
+        if kind != "normal":
+            x = np.maximum(x, 0)
+            x[..., shape[-1] // 2] = 0
+        if kind == "weak":
+            # In order, they would be weak groups, a quarter of the map with all of the
+            # signal: the error with groups=4 is then up to 6.8 %.
+            order = np.random.default_rng(9).permutation(shape[-1])
+            x *= np.geomspace(0.05, 1, shape[-1], dtype="float32")[order]
+        return x
+
+    def net(self, kind, shape, case):
+        """Returns data, the net, and the net with the attention at its mean over x."""
+        x, model, _ = super().net(kind, shape, case)
+        layer = model.get_layer("block")
+        before = keras.Model(model.input, layer.input)
+        mean = ops.mean(attention(layer, before(x)), axis=0, keepdims=True)
+
+        def held(x):
+            a, y = attention(layer, before(x)).numpy(), before(x)
+            assert difference(convolved(layer, y, a), model(x)) <= CLOSE
+            assert a.std(0).mean() >= 0.05 * a.mean(), case
+            return convolved(layer, y, mean)
+
+        return x, model, held
+
+
+class TestInt8(LiveInt8):
+    kernels = 12  # nine places, two of the gates, the bias as scale and shift
     int8_cases = (
         {},
         {"groups": 4, "strides": 2, "activation": "relu"},
         {"groups": 32, "use_bias": False},
         {"input_sharing": 1, "use_bias": False},
     )
+
+
+class TestInt8OfOtherShapes(LiveInt8):
+    required = LiveInt8.required | {"groups": 32, "filters": 64, "kernel_size": (2, 3)}
+    kernels = 5  # of 1.5 K, of K, two of the gates, the bias
+    int8_cases = (
+        {"dilation_rate": (1, 2)},  # depthwise, with a multiplier
+        {"filters": 32, "kernel_size": 3, "strides": (2, 1)},
+        {"groups": 1, "kernel_size": 1},
+        {"groups": 1, "filters": 24, "kernel_size": (2, 4), "dilation_rate": 2},
+        {"groups": 1, "filters": 24, "kernel_size": (1, 2), "strides": (1, 2)},
+    )
+
+    @pytest.mark.parametrize("kind", ["dead"])
+    def test_int8(self, kind, tmp_path):
+        super().test_int8(kind, tmp_path)
+
+
+class TestInt8OfLongRuns(LiveInt8):
+    channels = 96
+    required = LiveInt8.required | {"input_sharing": 48, "kernel_size": (1, 3)}
+    kernels = 3 * 2 + 3
+
+    @pytest.mark.parametrize("kind", ["dead"])
+    def test_int8(self, kind, tmp_path):
+        super().test_int8(kind, tmp_path)
+
+
+class TestInt8File:
+    @pytest.mark.parametrize(
+        ("arguments", "expected"),
+        [
+            (
+                {},
+                {
+                    "CONV_2D": 9 + 2,
+                    "DEPTHWISE_CONV_2D": 1,  # the bias
+                    "MUL": 9,
+                    "ADD": 8 + 1,  # and 1 + A; no kernel is made
+                    "STRIDED_SLICE": 9 + 9 + 9,  # windows, places, gates
+                },
+            ),
+            (
+                {"groups": 24},
+                {
+                    "CONV_2D": 2,
+                    "DEPTHWISE_CONV_2D": 3,  # by 1.5 K, the kernels, the bias
+                    "SUB": 1,  # A - 0.5
+                    "MUL": 9,
+                    "ADD": 9,
+                    "STRIDED_SLICE": 9 + 9 + 9,
+                },
+            ),
+        ],
+    )
+    def test_operators(self, arguments, expected, tmp_path):
+        layer, _ = Block().live((1, 10, 12, 24), **arguments)
+        x = features(4, 10, 12, 24)
+        *_, runner = int8_file(deployed(layer, x.shape[1:]), x, tmp_path / "aw.tflite")
+        operators = dict(runner.file.operators)
+        operators.pop("RESHAPE")
+        windows = {"MEAN": 9, "CONCATENATION": 4}
+        assert operators == windows | {"LOGISTIC": 1, "PAD": 1} | expected

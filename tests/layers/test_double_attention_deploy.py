@@ -80,15 +80,6 @@ class TestVideoDeploy(Block, Deploy):
     cases = ({"value_channels": 6, "attention_channels": 10}, {"zero_init_norm": True})
     sizes = ((3, 4, 5), (2, 5, 3), (4, 1, 2), (1, 1, 1))
 
-    def test_deployed_equals_call(self):
-        for case in self.cases:
-            for size in self.sizes:
-                shape = (3, *size, self.channels)
-                layer, _ = self.live(shape, **case)
-                x = features(*shape)
-                model = self.model(layer, shape)
-                assert difference(model(x), layer(x)) <= CLOSE, (case, size)
-
     def test_computes_in_rank_4(self):
         """Only the two ends of the mobile form have five axes."""
         layer, _ = self.live((2, 3, 4, 5, 16))
@@ -102,7 +93,11 @@ class TestVideoDeploy(Block, Deploy):
 class TestInt8(Block, Int8):
     channels = 32
     kernels = 4
-    int8_cases = ({}, {"zero_init_norm": True})
+    int8_cases = (
+        {},
+        {"zero_init_norm": True},
+        {"value_channels": 8, "attention_channels": 12},
+    )
     steps = (4, 0.001)
 
 
@@ -110,9 +105,7 @@ class TestInt8WithoutResidual(Block, Int8):
     channels = 32
     kernels = 4
     int8_cases = ({"residual": False},)
-    # What the products give fills the output's grid alone, which x else widens. In 81
-    # files of 16 to 64 channels at most 0.0019 were off, and none by over 6 steps.
-    steps = (6, 0.002)
+    steps = (4, 0.001)
 
 
 class TestInt8File:

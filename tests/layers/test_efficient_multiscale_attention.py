@@ -1,5 +1,7 @@
 """EfficientMultiScaleAttention: golden and numpy parity, traps, what it refuses."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import efficient_multiscale_attention as reference
 from support.comparing import CLOSE, array, difference, features
-from support.gradients import FLOAT64_CLOSE, double_precision, gradients
+from support.finite_differences import assert_gradients_match
 from support.layer_suite import OPTIONS, Golden, Properties, Suite
 from support.torch_weights import apply, live
 
@@ -53,46 +55,11 @@ class TestDefinition:
         assert difference(layer(x), expected, np.abs(x).max()) <= CLOSE
 
     def test_gradients_match_finite_differences(self):
-        shape = (2, 4, 3, 6)
-        x = features(*shape).astype("float64")
-        cotangent = features(*shape, seed=2).astype("float64")
-        with double_precision():
-            layer = EfficientMultiScaleAttention(2, dtype="float64")
-            layer, weights = live(layer, shape)
-            _, dx, found = gradients(layer, x, cotangent)
-        kernels = {
-            "conv1x1.weight": layer.pointwise.kernel,
-            "conv1x1.bias": layer.pointwise.bias,
-            "conv3x3.weight": layer.spatial.kernel,
-            "conv3x3.bias": layer.spatial.bias,
-            "gn.weight": layer.gamma,
-            "gn.bias": layer.beta,
-        }
-        assert {id(kernel) for kernel in kernels.values()} == set(found)
-
-        def slope(values, index, loss):
-            step = 1e-5  # error of a central difference: step**2 and 1e-16 / step
-            ends = []
-            for sign in (1, -1):
-                moved = values.astype("float64")
-                moved.flat[index] += sign * step
-                ends.append(loss(moved))
-            return (ends[0] - ends[1]) / (2 * step)
-
-        def loss(x, weights):
-            return (reference.forward(x, weights, groups=2) * cotangent).sum()
-
-        for name, kernel in kernels.items():
-            gradient = found[id(kernel)]
-            if gradient.ndim == 4:
-                gradient = gradient.transpose(3, 2, 0, 1)
-            numeric = [
-                slope(weights[name], i, lambda w, n=name: loss(x, weights | {n: w}))
-                for i in range(gradient.size)
-            ]
-            assert difference(gradient.ravel(), numeric) <= FLOAT64_CLOSE, name
-        numeric = [slope(x, i, lambda x: loss(x, weights)) for i in range(x.size)]
-        assert difference(dx.ravel(), numeric) <= FLOAT64_CLOSE
+        assert_gradients_match(
+            EfficientMultiScaleAttention(2, dtype="float64"),
+            functools.partial(reference.forward, groups=2),
+            (2, 4, 3, 6),
+        )
 
     def test_groups_do_not_see_each_other(self):
         """Groups are contiguous runs of channels; others are left alone."""
@@ -240,7 +207,7 @@ def test_refuses_arguments(arguments, message):
             "channels_last",
             (None, 4, 4, 144),
             "groups must divide the channels; layer 'ema' has groups=32 and received "
-            "144 channels. groups=None",
+            "144. groups=None",
         ),
     ],
 )

@@ -11,7 +11,7 @@ from keras import ops
 from support.comparing import CLOSE, difference, features
 from support.gradients import gradients
 
-from keras_attention.layers._grouped_conv import GroupedConv2D, dense_kernel
+from keras_attention.layers._grouped_conv import GroupedConv2D
 
 # groups, input channels, filters: one run, runs of one group, even and uneven runs
 WIDTHS = ((1, 6, 4), (3, 6, 9), (4, 80, 4), (32, 64, 64), (14, 168, 28), (6, 90, 12))
@@ -113,16 +113,6 @@ def test_gradients_equal_those_of_parts(data_format, padding):
         for own, theirs in zip(layer.weights, part.weights, strict=True):
             actual = found[id(own)][..., made]
             assert difference(actual, expected[2][id(theirs)]) <= CLOSE
-
-
-def test_dense_kernel():
-    kernel = features(3, 2, 5, 8)
-    dense = ops.convert_to_numpy(dense_kernel(kernel, 4))
-    assert dense.shape == (3, 2, 20, 8)
-    for group in range(4):
-        block = dense[:, :, 5 * group : 5 * group + 5, 2 * group : 2 * group + 2]
-        np.testing.assert_array_equal(block, kernel[..., 2 * group : 2 * group + 2])
-    assert np.count_nonzero(dense) == np.count_nonzero(kernel)
 
 
 def test_equals_keras_own():

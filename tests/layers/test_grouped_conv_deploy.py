@@ -7,7 +7,7 @@ import tensorflow as tf
 from support.comparing import CLOSE, difference, features, relative_error
 from support.deploy_suite import int8_file
 
-from keras_attention import mobile, stock
+from keras_attention import grouped, mobile
 from keras_attention.layers._grouped_conv import GroupedConv2D
 
 
@@ -26,7 +26,7 @@ def model(*layers, channels=80):
 
 @pytest.mark.parametrize(
     ("channels", "groups", "runs"),
-    [(16, 8, 1), (80, 2, 2), (80, 40, 4), (640, 32, 16), (80, 1, 1)],
+    [(16, 8, 1), (80, 2, 2), (80, 40, 5), (640, 32, 32), (80, 1, 1)],
 )
 def test_runs_of_groups_without_xla(channels, groups, runs):
     layer = GroupedConv2D(channels, 3, groups=groups)
@@ -53,11 +53,19 @@ def test_deployed_equals_call(arguments):
     deployed = mobile.deploy(net)
     x = features(2, 9, 8, 80)
     assert difference(deployed(x), net(x)) <= CLOSE
-    (conv,) = (inner for inner in deployed.layers if inner.weights)
-    assert type(conv) is keras.layers.Conv2D and conv.groups == 1
-    assert conv.name.startswith("grouped_")
+    convs = [inner for inner in deployed.layers if inner.weights]
+    assert [conv.name for conv in convs] == ["grouped_dense_0", "grouped_dense_1"]
+    for conv in convs:
+        assert type(conv) is keras.layers.Conv2D and conv.groups == 1
+        assert conv.kernel_constraint.get_config() == {"groups": 2}
+        assert conv.kernel.shape[2:] == (40, 4)
+
+
+def test_a_narrow_one_is_one_convolution():
+    layer = GroupedConv2D(8, 3, groups=4, name="grouped")
+    (conv,) = mobile.deploy(model(layer, channels=16)).layers[1:]
     assert conv.kernel_constraint.get_config() == {"groups": 4}
-    assert conv.kernel.shape[2:] == (80, 8)
+    assert conv.kernel.shape[2:] == (16, 8)
 
 
 def test_one_group_has_no_constraint():
@@ -76,18 +84,22 @@ def test_int8_keeps_the_zeros_in_training(tmp_path):
     net = model(layer)
     x = features(8, 9, 8, 80)
     quantized, y, runner = int8_file(net, x, tmp_path / "grouped.tflite")
-    assert dict(runner.file.operators) == {"CONV_2D": 1}
+    # No ReLU: each is part of a convolution.
+    operators = {"CONV_2D": 2, "STRIDED_SLICE": 2, "CONCATENATION": 1}
+    assert dict(runner.file.operators) == operators
     steps = np.abs(y - quantized(x).numpy()) / runner.outputs[0].scale
     assert (steps > 1.1).mean() <= 0.001
     # one convolution: 1/256 of the input's range, by kernels of 8 bits
     assert relative_error(y, net(x).numpy()) <= 0.02
     quantized.compile("sgd", "mse")
-    (kernel,) = (v for v in quantized.trainable_variables if v.name == "kernel")
-    before = kernel.numpy()
+    kernels = [v for v in quantized.trainable_variables if v.name == "kernel"]
+    before = [kernel.numpy() for kernel in kernels]
     quantized.fit(x, features(8, 7, 6, 16, seed=2), verbose=0)
-    assert np.count_nonzero(kernel.numpy() - before) > 0
-    zeros = stock.BlockDiagonal(4)(tf.ones(kernel.shape)).numpy() == 0
-    assert zeros.mean() == 0.75 and not kernel.numpy()[zeros].any()
+    assert len(kernels) == 2
+    for kernel, old in zip(kernels, before, strict=True):
+        assert np.count_nonzero(kernel.numpy() - old) > 0
+        zeros = grouped.BlockDiagonal(2)(tf.ones(kernel.shape)).numpy() == 0
+        assert zeros.mean() == 0.5 and not kernel.numpy()[zeros].any()
 
 
 def test_refuses_to_deploy():

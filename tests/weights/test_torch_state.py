@@ -97,6 +97,7 @@ def test_missing_and_unexpected_names(layer, state):
         ("conv1.weight", (8, 16, 3, 3)),
         ("conv_h.weight", (128,)),
         ("bn1.running_mean", (16,)),
+        ("conv_w.bias", (2, 8)),
     ],
 )
 @pytest.mark.parametrize("strict", [False, True])
