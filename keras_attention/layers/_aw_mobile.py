@@ -177,21 +177,27 @@ def _products(layer, kernel, runs):
     scale = _scale(layer, np.moveaxis(kernel, -1, 0).reshape(-1, channels // runs))
     taps_of = _taps(layer)
 
+    def product(taps, own):
+        patches = _concatenate(taps, axis=3)
+        _, rows, columns, values = patches.shape
+        patches = ops.reshape(patches, (-1, rows * columns, values))
+        y = ops.matmul(patches, ops.transpose(own, (0, 2, 1)))
+        return ops.reshape(y, (-1, rows, columns, own.shape[1]))
+
     def function(x, gates):
         own = ops.reshape(gates + 1.0, (-1, places, filters, runs))
         own = ops.reshape(
             ops.transpose(own, (0, 2, 1, 3)), (-1, 1, 1, filters * places * runs)
         )
         own = ops.reshape(scale(own), (-1, filters, places * channels))
-        taps, outputs = taps_of(x), []
+        taps = taps_of(x)
+        if layer.groups == 1:
+            return product(taps, own)
+        outputs = []
         for g in range(layer.groups):
             cut = slice(g * channels, (g + 1) * channels)
-            patches = _concatenate([tap[..., cut] for tap in taps], axis=3)
-            _, rows, columns, values = patches.shape
-            patches = ops.reshape(patches, (-1, rows * columns, values))
             part = own[:, g * each : (g + 1) * each]
-            y = ops.matmul(patches, ops.transpose(part, (0, 2, 1)))
-            outputs.append(ops.reshape(y, (-1, rows, columns, each)))
+            outputs.append(product([tap[..., cut] for tap in taps], part))
         return _concatenate(outputs, axis=3)
 
     return function

@@ -35,23 +35,24 @@ def test_every_block_has_cases():
     assert sorted(cases.ARGUMENTS) == keras_attention.names()
 
 
-@pytest.mark.skipif(ON_TENSORFLOW, reason="compares other backends with it")
-@pytest.mark.parametrize("case", cases.CASES, ids=str)
-def test_equals_tensorflow(case, of_tensorflow):
-    for data_format in case.formats:
-        prefix = f"{case}/{data_format}/"
-        expected = {
-            name.removeprefix(prefix): array
-            for name, array in of_tensorflow.items()
-            if name.startswith(prefix)
-        }
-        check(case.numbers(data_format), expected)
+if ON_TENSORFLOW:
 
+    @pytest.mark.parametrize("case", cases.CASES, ids=str)
+    def test_data_formats_are_equal(case):
+        check(case.numbers(FIRST), case.numbers("channels_last"))
 
-@pytest.mark.skipif(not ON_TENSORFLOW, reason="the others compare each with TensorFlow")
-@pytest.mark.parametrize("case", cases.CASES, ids=str)
-def test_data_formats_are_equal(case):
-    check(case.numbers(FIRST), case.numbers("channels_last"))
+else:  # Each format is compared.
+
+    @pytest.mark.parametrize("case", cases.CASES, ids=str)
+    def test_equals_tensorflow(case, of_tensorflow):
+        for data_format in case.formats:
+            prefix = f"{case}/{data_format}/"
+            expected = {
+                name.removeprefix(prefix): array
+                for name, array in of_tensorflow.items()
+                if name.startswith(prefix)
+            }
+            check(case.numbers(data_format), expected)
 
 
 def test_differences_are_seen():

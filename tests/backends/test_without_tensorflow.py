@@ -13,10 +13,6 @@ from support.comparing import features
 import keras_attention
 from keras_attention import mobile, models
 
-pytestmark = pytest.mark.skipif(
-    keras.backend.backend() == "tensorflow", reason="TensorFlow is Keras' backend"
-)
-
 CODE = """
 import sys
 import keras_attention, keras_attention.mobile, keras_attention.weights
