@@ -155,6 +155,7 @@ def train(
     from keras_attention.data import LABELS_FILE, write_labels
 
     build = cli_inputs.builder(model)
+    options = cli_inputs.taken(build, width=(width, 1.0), stem_stride=(stem_stride, 2))
     target = files.require_writable(out / "model.keras")
     images = cli_inputs.load_data(
         console,
@@ -168,9 +169,8 @@ def train(
     network = build(
         images.image_shape,
         len(images.labels),
-        width=width,
         attention=None if attention.lower() == "none" else attention,
-        stem_stride=stem_stride,
+        **options,
     )
     with EpochProgress(console, f"Training {network.name}") as bar:
         log = training.fit_classifier(

@@ -36,6 +36,27 @@ def builder(name: str):
     return known[name.lower()]
 
 
+def taken(build, **options) -> dict:
+    """The options that a builder takes; those of others must be left at their defaults.
+
+    Args:
+        build: The builder.
+        **options: (value, default) by the names of its arguments.
+
+    Raises:
+        ValueError: If an option was given that it does not take.
+    """
+    parameters = inspect.signature(build).parameters
+    any_name = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    found = {}
+    for name, (value, default) in options.items():
+        if any_name or name in parameters:
+            found[name] = value
+        elif value != default:
+            raise ValueError(f"{build.__name__} has no {name}; received {value}")
+    return found
+
+
 def summary(entry) -> str:
     """First line of what the module of a block or a backbone says about itself."""
     return sys.modules[entry.__module__].__doc__.strip().splitlines()[0]

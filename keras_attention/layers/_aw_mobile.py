@@ -1,7 +1,8 @@
 """AWConv2D in stock layers, for maps of static height and width.
 
 What the places of the kernel see are slices of one padded map ("taps"); the gates meet
-the smallest tensor that they fit.
+the smallest tensor that they fit. Taps of padding alone are left out of sums: for what
+is always 0 there is no int8 grid.
 """
 
 import keras
@@ -31,7 +32,12 @@ def function(layer, kernel):
     else:
         convolve = _products(layer, kernel, runs)
     gates, tail = _gates(layer), _tail(layer)
-    return lambda x: tail(convolve(_padded(layer, x), gates(x)))
+
+    def function(x):
+        seen = _seen(layer, x.shape[1:3])
+        return tail(convolve(_padded(layer, x), gates(x), seen))
+
+    return function
 
 
 def _gates(layer):
@@ -61,16 +67,37 @@ def _axes(layer, sizes):
     )
 
 
-def _padded(layer, x):
-    """Returns a map that a valid convolution takes to what `layer` asks for."""
+def _pads(layer, sizes):
+    """Returns (before, after) for both axes: "same" as a valid convolution."""
     if layer.padding == "valid":
-        return x
+        return [(0, 0), (0, 0)]
     totals = [
         max((-(-size // s) - 1) * s + (k - 1) * d + 1 - size, 0)
-        for size, k, s, d in _axes(layer, x.shape[1:3])
+        for size, k, s, d in _axes(layer, sizes)
     ]
-    pads = [(total // 2, total - total // 2) for total in totals]
-    return ops.pad(x, [(0, 0), *pads, (0, 0)]) if any(totals) else x
+    return [(total // 2, total - total // 2) for total in totals]
+
+
+def _padded(layer, x):
+    """Returns a map that a valid convolution takes to what `layer` asks for."""
+    pads = _pads(layer, x.shape[1:3])
+    return ops.pad(x, [(0, 0), *pads, (0, 0)]) if any(map(any, pads)) else x
+
+
+def _seen(layer, sizes):
+    """Returns the indices of the kernel's places that see more than padding."""
+    rows, columns = (
+        [
+            any(before <= i * d + p < before + size for p in range(0, positions, s))
+            for i in range(k)
+        ]
+        for (before, after), (size, k, s, d) in zip(
+            _pads(layer, sizes), _axes(layer, sizes), strict=True
+        )
+        for positions in [before + size + after - (k - 1) * d]
+    )
+    # One of two places three apart sees nothing of one position, nor does the other.
+    return np.flatnonzero(np.outer(rows, columns)).tolist() or [0]
 
 
 def _taps(layer):
@@ -118,16 +145,16 @@ def _gated_convolutions(layer, kernel, runs):
     ]
     taps_of = _taps(layer)
 
-    def function(x, gates):
+    def function(x, gates, seen):
         taps, gates = taps_of(x), gates + 1.0
         if runs > 1:
+            seen = [i * runs + run for i in seen for run in range(runs)]
             cuts = range(0, channels, length)
             taps = [tap[..., cut : cut + length] for tap in taps for cut in cuts]
             gates = ops.reshape(gates, (-1, height * width, filters, runs))
             gates = ops.transpose(gates, (0, 1, 3, 2))
             gates = ops.reshape(gates, (-1, len(taps), 1, filters))
-        pairs = enumerate(zip(convs, taps, strict=True))
-        return _sum([conv(tap) * gates[:, i : i + 1] for i, (conv, tap) in pairs])
+        return _sum([convs[i](taps[i]) * gates[:, i : i + 1] for i in seen])
 
     return function
 
@@ -159,12 +186,12 @@ def _depthwise(layer, kernel):
     if multiplier > 1:
         spread = stock.group_spread(layer.groups, filters, name=f"{layer.name}_spread")
 
-    def function(x, gates):
+    def function(x, gates, seen):
         own = ops.reshape(gates - 0.5, (-1, 1, 1, places * filters))
         own = ops.reshape(scale(own), (-1, places, 1, filters))
         taps = taps_of(x if multiplier == 1 else spread(x))
         y = mean(x) if s == t else mean(x)[:, ::s, ::t]
-        return y + _sum([tap * own[:, i : i + 1] for i, tap in enumerate(taps)])
+        return y + _sum([taps[i] * own[:, i : i + 1] for i in seen])
 
     return function
 
@@ -184,7 +211,7 @@ def _products(layer, kernel, runs):
         y = ops.matmul(patches, ops.transpose(own, (0, 2, 1)))
         return ops.reshape(y, (-1, rows, columns, own.shape[1]))
 
-    def function(x, gates):
+    def function(x, gates, seen):
         own = ops.reshape(gates + 1.0, (-1, places, filters, runs))
         own = ops.reshape(
             ops.transpose(own, (0, 2, 1, 3)), (-1, 1, 1, filters * places * runs)

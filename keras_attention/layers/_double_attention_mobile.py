@@ -4,6 +4,9 @@ Both softmaxes are left as exponentials, e of the gathering maps and f of the
 distribution, and what the products with them give is divided by their sums: the small
 (m, n) descriptors, and m values per position. TFLite's int8 softmax is slow and stands
 on a grid of 1/256, where a weight near 1/L is 0; exponentials have their largest at 1.
+
+A map of one position has weight 1 in all descriptors, and gets back its own values. Its
+scores less their maximum are 0, for which there is no int8 grid.
 """
 
 import math
@@ -29,11 +32,8 @@ def mobile_form(layer):
     """
     value, gather, distribute, extend = _convolutions(layer)
 
-    def function(x):
-        shape = x.shape[1:]
-        video = len(shape) == 4
-        rows, width, channels = math.prod(shape[:-2]), *shape[-2:]
-        x = ops.reshape(x, (-1, rows, width, channels)) if video else x
+    def received(x):
+        rows, width = x.shape[1:3]
         a, b, v = (
             ops.reshape(conv(x), (-1, rows * width, conv.filters))
             for conv in (value, gather, distribute)
@@ -43,7 +43,14 @@ def mobile_form(layer):
         g = g * _reciprocal_sum(e, axis=1)
         z = ops.matmul(f, ops.transpose(g, (0, 2, 1)))  # (N, L, m)
         z = z * _reciprocal_sum(f, axis=-1)
-        y = extend(ops.reshape(z, (-1, rows, width, value.filters)))
+        return ops.reshape(z, (-1, rows, width, value.filters))
+
+    def function(x):
+        shape = x.shape[1:]
+        video = len(shape) == 4
+        rows, width, channels = math.prod(shape[:-2]), *shape[-2:]
+        x = ops.reshape(x, (-1, rows, width, channels)) if video else x
+        y = extend(value(x) if rows * width == 1 else received(x))
         y = x + y if layer.residual else y
         return ops.reshape(y, (-1, *shape)) if video else y
 

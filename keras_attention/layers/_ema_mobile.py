@@ -8,7 +8,9 @@ With u = x * sigmoid(s_h) * sigmoid(s_w) and v the same without sigmoid(s_h):
   o = sum_c (a_2 beta - k mean(u)): one product with the map, v * (sigmoid(s_h) k), and
   the same sum over each group;
 - mean and variance of u follow from the means over W of v and of v * v;
-- a_2 follows from nine means of x (see `_spatial_weights`).
+- a_2 follows from nine means of x (see `_spatial_weights`);
+- on a map of one position u is its mean, and o = sum_c a_2 beta is left: for what is
+  always 0 there is no int8 grid.
 """
 
 import keras
@@ -30,7 +32,7 @@ def mobile_form(layer, groups, epsilon):
     channels = groups * width
     strip_gate = _strip_gate(layer, groups)
     spatial_weights = _spatial_weights(layer, groups) if width > 1 else None
-    weighted_norm = _weighted_norm(layer, groups, epsilon)
+    weighted_norm, offset = _weighted_norm(layer, groups, epsilon)
     spatial = _weighted_spatial(layer, groups)
     group_sum = stock.group_sum(channels, groups, name=f"{name}_group_sum")
     spread = stock.group_spread(groups, channels, name=f"{name}_group_spread")
@@ -40,6 +42,8 @@ def mobile_form(layer, groups, epsilon):
         z_h, z_w = _mean(x, 2), _mean(x, 1)  # (N, H, 1, C), (N, 1, W, C)
         # (N, 1, G, c); the softmax over one channel is 1.
         a_2 = spatial_weights(x, z_h) if spatial_weights else None
+        if x.shape[1] * x.shape[2] == 1:
+            return x * spread(gate(group_sum(spatial(x)) + offset(a_2)))
         norm, shift = weighted_norm(x, strip_gate(z_h), strip_gate(z_w), a_2)
         logits = group_sum(spatial(x) + norm) + shift  # (N, H, W, G)
         return x * spread(gate(logits))
@@ -108,7 +112,8 @@ def _spatial_weights(layer, groups):
 def _weighted_norm(layer, groups, epsilon):
     """Returns (x, g_h, g_w, a_2) -> (k u, o), shapes (N, H, W, C) and (N, 1, 1, G).
 
-    o has the bias of the 3x3 convolution in it, too. a_2 is None where it is 1.
+    And a_2 -> o where k mean(u) is left out. o has the bias of the 3x3 convolution in
+    it, too. a_2 is None where it is 1.
     """
     name, options = layer.name, {"trainable": layer.trainable}
     gamma, beta = stock.numbers(layer.gamma), stock.numbers(layer.beta)
@@ -142,7 +147,12 @@ def _weighted_norm(layer, groups, epsilon):
         ku = v * (g_h * ops.reshape(k, (-1, 1, 1, channels)))
         return ku, ops.reshape(o, (-1, 1, 1, groups))
 
-    return function
+    def offset(a_2):
+        if a_2 is None:
+            return float(beta[0] + bias)
+        return ops.reshape(shift(a_2), (-1, 1, 1, groups))
+
+    return function, offset
 
 
 def _weighted_spatial(layer, groups):

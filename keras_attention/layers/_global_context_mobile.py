@@ -2,7 +2,7 @@
 
 - The softmax over positions is left as exponentials; what the product with them gives,
   C numbers, is divided by their sum. TFLite's int8 softmax is slow and stands on a grid
-  of 1/256, where a weight near 1/L is 0.
+  of 1/256, where a weight near 1/L is 0. A map of one position is its own mean.
 - The normalization subtracts its mean inside of the convolution in front of it, whose
   kernel and bias lose theirs: no operator is left for it.
 - Its variance is the mean of squares over the channels, by a convolution that gives it
@@ -55,6 +55,8 @@ def _context(layer):
 
     def function(x):
         _, height, width, channels = x.shape
+        if height * width == 1:  # No int8 grid holds scores that are always 0.
+            return x
         logits = ops.reshape(mask(x), (-1, 1, height * width))
         e = ops.exp(logits - ops.max(logits, axis=-1, keepdims=True))  # (N, 1, L)
         context = ops.matmul(e, ops.reshape(x, (-1, height * width, channels)))

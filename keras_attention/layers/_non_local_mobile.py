@@ -8,9 +8,12 @@
   scores of a query, which the softmax cancels; that of the values is added again behind
   the product. So positions with flat weights, whose sums are large, have small
   products, and share a range with those that attend to one other.
+- A single key has weight 1, whatever the scores: its value is what all positions
+  receive. Less its mean it would be 0, for which there is no int8 grid.
 """
 
 import functools
+import math
 
 import keras
 from keras import ops
@@ -46,6 +49,9 @@ def mobile_form(layer):
                 ops.reshape(t, (-1, frames[0] * t.shape[1], *t.shape[2:]))
                 for t in (maps, pooled)
             )
+        if math.prod(pooled.shape[1:3]) == 1:
+            y = maps + out(g(pooled))
+            return ops.reshape(y, (-1, *shape)) if frames else y
         queries, keys, values = (
             ops.reshape(conv(t), (-1, t.shape[1] * t.shape[2], conv.filters))
             for conv, t in ((theta, maps), (phi, pooled), (g, pooled))

@@ -2,7 +2,8 @@
 
 Halves of groups are not sliced out of the map: both are gated by sigmoid(k s + o), s
 the map without its means. k and o are small tensors (N, 1, 1, C); k is 0 in first
-halves, and o does not depend on the sample in second ones.
+halves, and o does not depend on the sample in second ones. Of a map of one position s
+is 0, for which there is no int8 grid, and o is left.
 """
 
 import numpy as np
@@ -37,14 +38,19 @@ def mobile_form(layer, epsilon):
     def padded(half, *zeros):
         return ops.pad(half, ((0, 0), (0, 0), (0, 0), zeros))
 
+    def offsets(mean):
+        o = channel(padded(halves(mean)[0], 0, width))
+        return ops.reshape(o, (-1, 1, 1, channels))
+
     def function(x):
+        if x.shape[1] * x.shape[2] == 1:
+            return shuffle(x * gate(offsets(x)))
         u = equalizer(x)  # first, or differences would be rounded to the map's grid
         s = u - _mean(u)  # (N, H, W, C)
         root = ops.exp(ops.log(guarded(_mean(s * s))) * -0.5)  # (N, 1, 1, C)
         k = padded(spatial(halves(root)[1]), width, 0)
-        o = channel(padded(halves(_mean(x))[0], 0, width))
-        k, o = (ops.reshape(small, (-1, 1, 1, channels)) for small in (k, o))
-        return shuffle(x * gate(s * k + o))
+        k = ops.reshape(k, (-1, 1, 1, channels))
+        return shuffle(x * gate(s * k + offsets(_mean(x))))
 
     return function
 

@@ -2,10 +2,14 @@
 
 The channels of a group share the equalizer's factor e, as they are given the variance
 of their group: e on the small means makes t, and so its deviation, e times as large.
+
+On a map of one position t - mean(t) is 0, for which there is no int8 grid: the gates
+are constants.
 """
 
 import operator
 
+import numpy as np
 from keras import ops
 
 from keras_attention import stock
@@ -37,8 +41,12 @@ def mobile_form(layer, epsilon):
         first_of_each = operator.itemgetter((..., slice(None, None, width)))
         spread = stock.group_spread(groups, channels, name=f"{name}_group_spread")
 
+    constant = _constant_gates(layer)
+
     def function(x):
         n = x.shape[1] * x.shape[2]
+        if n == 1:
+            return constant(x)
         z = equalizer(_mean(x))  # (N, 1, 1, C)
         t = group_sum(x * z)  # (N, H, W, G)
         s = t - _mean(t)
@@ -58,6 +66,16 @@ def _norm(layer):
     if gamma.size == 1:  # oneDNN has no depthwise convolution of one channel.
         return stock.pointwise(gamma[:, None], beta, **options)
     return stock.scale_shift(gamma, beta, **options)
+
+
+def _constant_gates(layer):
+    """Returns x -> sigmoid(beta) x, (N, H, W, C)."""
+    gates = 1 / (1 + np.exp(-stock.numbers(layer.beta)))
+    width = layer.input_spec.axes[3] // gates.size
+    name = f"{layer.name}_constant"
+    return stock.scale_shift(
+        np.repeat(gates, width), name=name, trainable=layer.trainable
+    )
 
 
 def _same(x):

@@ -91,7 +91,7 @@ class BAM(keras.layers.Layer):
         super().__init__(**kwargs)
         self.reduction = _common.positive_int("reduction", reduction)
         self.dilation = _common.positive_int("dilation", dilation)
-        if combine not in _COMBINE:
+        if not isinstance(combine, str) or combine not in _COMBINE:
             raise ValueError(
                 f"combine must be one of {tuple(_COMBINE)}; received {combine!r}"
             )

@@ -52,12 +52,13 @@ class ECA(keras.layers.Layer):
     Parameters: k.
     Multiply-adds without the mean: kC + HWC.
     Int8: one mean, one convolution of a 1xC map of one channel and one product on the
-    full map; XNNPACK takes all of them.
+    full map; XNNPACK takes all of them. Video models convert to floats only.
 
     Raises:
         ValueError: `kernel_size` is neither None nor a positive odd integer, `gamma` is
-            not a positive number, `b` is not a number, the data format is unknown, or
-            (at build) the input is not of rank 4 or 5 with static C.
+            not a positive number, `b` is not a number, either is not finite, the data
+            format is unknown, or (at build) the input is not of rank 4 or 5 with
+            static C.
 
     Example:
         >>> x = keras.random.normal((2, 14, 14, 64))
@@ -85,7 +86,7 @@ class ECA(keras.layers.Layer):
         if not _is_number(gamma) or not gamma > 0:
             raise ValueError(f"gamma must be a positive number; received {gamma!r}")
         if not _is_number(b):
-            raise ValueError(f"b must be a number; received {b!r}")
+            raise ValueError(f"b must be a finite number; received {b!r}")
         self.kernel_size = kernel_size
         self.gamma = gamma
         self.b = b
@@ -182,4 +183,5 @@ class ECA(keras.layers.Layer):
 
 
 def _is_number(value):
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return real and math.isfinite(value)

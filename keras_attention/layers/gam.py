@@ -55,9 +55,11 @@ class GAM(keras.layers.Layer):
 
     Parameters: 2Cm + 98Cm / groups + 4m + 4C trainable, and 2m + 2C running statistics.
     The biases in front of normalizations have no effect, and so no gradient.
-    Multiply-adds: HW(2Cm + 98Cm / groups + 2C); deployed 98Cm whatever the groups.
-    Int8: normalizations and the shuffle are folded, and grouped kernels are dense with
-    zeros. Without the first sigmoid u is a product of two wide ranges, and less exact.
+    Multiply-adds: HW(2Cm + 98Cm / groups + 2C). Deployed, the first 7x7 convolution is
+    cut into runs of groups, each a dense one, and the last stays dense with zeros: 49Cm
+    in place of 49Cm / groups.
+    Int8: normalizations and the shuffle are folded. Without the first sigmoid u is a
+    product of two wide ranges, and less exact.
 
     Raises:
         ValueError: `reduction` or `groups` is not a positive integer, `channel_gate` or

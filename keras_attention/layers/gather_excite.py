@@ -98,7 +98,7 @@ class GatherExcite(keras.layers.Layer):
         super().__init__(**kwargs)
         if variant not in VARIANTS:
             raise ValueError(f"variant must be one of {VARIANTS}; received {variant!r}")
-        if isinstance(extent, bool) or extent not in EXTENTS:
+        if type(extent) is not int or extent not in EXTENTS:
             raise ValueError(f"extent must be one of {EXTENTS}; received {extent!r}")
         self.variant = variant
         self.extent = extent
@@ -198,8 +198,9 @@ class GatherExcite(keras.layers.Layer):
             return conv(ops.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)]))
         # A convolution as large as the map has one position. As a sum it is trained
         # six times as fast as by the library's loop over windows (28x28, one CPU).
-        product = x * conv.kernel[..., 0]
-        return ops.cast(ops.sum(ops.cast(product, "float32"), (1, 2), True), x.dtype)
+        wide = keras.backend.result_type(self.compute_dtype, "float32")
+        product = ops.cast(x * conv.kernel[..., 0], wide)
+        return ops.cast(ops.sum(product, (1, 2), True), x.dtype)
 
     def deploy(self):
         """Returns an equal function of stock layers that phones run well.

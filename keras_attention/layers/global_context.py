@@ -69,6 +69,7 @@ class GlobalContext(keras.layers.Layer):
     weights near 1/L, and the mean is one matrix product. The variance of the m channels
     has the guard of all variances here (`stock.equalizer`). Two channels normalize to
     little more than signs, which int8 may turn (error up to 26 %): take min_channels=8.
+    Video models convert to floats only.
 
     Raises:
         ValueError: `reduction` or `min_channels` is not a positive integer, `fusion` or

@@ -57,7 +57,7 @@ class SelectiveKernel(keras.layers.Layer):
     Parameters: 9MC^2 / groups + 2MC + (M + 1)Cm + 2m trainable, and 2MC + 2m running
     statistics.
     Multiply-adds, with H' and W' of the output: 9MH'W'C^2 / groups + (M + 1)Cm +
-    MH'W'C. Deployed, a grouped convolution is up to 16 dense ones.
+    MH'W'C. Deployed, a grouped convolution is up to 32 dense ones.
     Int8: two branches deploy to a sigmoid, and XNNPACK takes all of it; more to a
     softmax, which it does not take.
 
@@ -158,7 +158,8 @@ class SelectiveKernel(keras.layers.Layer):
         # Whatever the dtype of x, Keras sums means and batch statistics in float32.
         s = sum(ops.mean(u, axis=(1, 2), keepdims=True) for u in branches)
         z = ops.relu(self.reduce_norm(self.reduce(s), training=training))
-        scores = ops.cast(self.select(z), "float32")  # (N, 1, 1, MC), branch by branch
+        wide = keras.backend.result_type(self.compute_dtype, "float32")
+        scores = ops.cast(self.select(z), wide)  # (N, 1, 1, MC), branch by branch
         scores = ops.reshape(scores, (-1, self.branches, 1, 1, x.shape[-1]))
         a = ops.cast(ops.softmax(scores, axis=1), self.compute_dtype)
         y = sum(u * a[:, i] for i, u in enumerate(branches))

@@ -19,6 +19,8 @@ from keras_attention import stock
 from keras_attention.layers import _common
 from keras_attention.registry import register
 
+_GATE_OF_ONE = 1 / (1 + math.exp(-0.5))
+
 
 @register("simam")
 @keras.saving.register_keras_serializable(package="keras_attention")
@@ -93,7 +95,8 @@ class SimAM(keras.layers.Layer):
         """Returns an equal function of stock layers that phones run well.
 
         The quotient is the square of (x - mu) / sqrt(4 (v + e_lambda)), whose root
-        spans half the orders of magnitude.
+        spans half the orders of magnitude. On a map of one position it is 0, and the
+        gate a number.
 
         Returns:
             A function of (N, H, W, C), or (N, D, H, W, C), to the same shape; all but N
@@ -111,6 +114,8 @@ class SimAM(keras.layers.Layer):
 
         def function(x):
             n = math.prod(x.shape[1:3])
+            if n == 1:  # No int8 grid holds a difference that is always 0.
+                return x * _GATE_OF_ONE
             u = equalizer(x)  # (N, H, W, C)
             s = u - ops.mean(u, (1, 2), keepdims=True)
             v = ops.mean(s * s, (1, 2), keepdims=True) * (4 * n / max(n - 1, 1))

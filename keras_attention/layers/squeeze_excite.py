@@ -51,7 +51,8 @@ class SqueezeExcite(keras.layers.Layer):
     Parameters: 2Cm, with biases m + C more.
     Multiply-adds without the mean: 2Cm + HWC.
     Int8: one mean, two convolutions of a 1x1 map and one product on the full map;
-    XNNPACK takes all of them with the default activations.
+    XNNPACK takes all of them with the default activations. Video models convert to
+    floats only.
 
     Raises:
         ValueError: `reduction` or `min_channels` is not a positive integer, an

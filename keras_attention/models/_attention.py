@@ -19,11 +19,15 @@ class Site:
         name: Name for the layer, e.g. "block_3_attention".
         backbone: Key of the backbone in the placement table.
         position: E.g. "after_depthwise".
-        unit: Number of the unit, counted from 1 as in the layers' names.
+        unit: Number of the unit, counted from 1 as in the layers' names; at
+            "after_stage" that of the stage's last unit.
         shape: Shape of the tensor there, (N, H, W, C); before the convolution at
             "replace_spatial".
         conv: At "replace_spatial", the arguments of the `Conv2D` whose place the block
             takes: filters, kernel_size, strides, padding, groups, use_bias. Else None.
+        stage: Number of the stage, counted from 1, where units are counted by stages;
+            else None.
+        units: Number of units in the stage; None without stages.
     """
 
     name: str
@@ -32,6 +36,8 @@ class Site:
     unit: int
     shape: tuple
     conv: dict | None = None
+    stage: int | None = None
+    units: int | None = None
 
     @property
     def channels(self):
@@ -44,6 +50,7 @@ class _Block:
     make: Callable[[Site], keras.layers.Layer]
     name: str | None
     position: str
+    everywhere: bool
     suffix: str
 
 
@@ -53,7 +60,8 @@ class Attention:
     Args:
         attention: None, a registry name, {"name": ..., **arguments}, a Layer subclass,
             a callable Site -> Layer, or a list of these.
-        position: One of `positions` for all blocks, or None for the placement table.
+        position: One of `positions` for all blocks, in every unit or stage; None is
+            where the placement table says, and in the units that it says.
         backbone: Key of the backbone in the placement table.
         positions: The positions that the backbone's units have.
 
@@ -78,7 +86,8 @@ class Attention:
             where = position or placement.position_of(backbone, name)
             _check_position(name, where)
             suffix = "attention" if len(attention) == 1 else f"attention_{number}"
-            self._blocks.append(_Block(make, name, where, suffix))
+            everywhere = position is not None
+            self._blocks.append(_Block(make, name, where, everywhere, suffix))
         replacing = [b for b in self._blocks if b.position == REPLACE]
         if len(replacing) > 1:
             raise ValueError(
@@ -87,22 +96,30 @@ class Attention:
             )
         self._replacing = replacing[0] if replacing else None
 
-    def __call__(self, x, position, *, unit, prefix):
-        """Returns `x` behind the blocks that belong at `position` of a unit."""
+    def __call__(self, x, position, *, prefix, **where):
+        """Returns `x` behind the blocks that belong at a position of a unit or stage.
+
+        Args:
+            x: The map there.
+            position: One of the backbone's positions.
+            prefix: Of the unit's or stage's names.
+            **where: `unit`, `stage` and `units` of the `Site`.
+        """
         for block in self._blocks:
             if block.position == position:
-                x = self._apply(block, x, unit, prefix)
+                y = self._apply(block, x, prefix, where)
+                x = x if y is None else y
         return x
 
-    def replace(self, x, padded, conv, *, unit, prefix):
+    def replace(self, x, padded, conv, *, prefix, **where):
         """Returns the block's output in place of a unit's k x k convolution.
 
         Args:
             x: The unit's map.
             padded: The convolution's input: the same, or padded.
             conv: The convolution's arguments, see `Site`.
-            unit: Number of the unit.
             prefix: Of the unit's names.
+            **where: `unit`, `stage` and `units` of the `Site`.
 
         Returns:
             A tensor, or None if no block takes that place.
@@ -111,11 +128,14 @@ class Attention:
             return None
         pads = self._replacing.name in placement.PADDING
         x = x if pads else padded
-        return self._apply(self._replacing, x, unit, prefix, conv)
+        return self._apply(self._replacing, x, prefix, {"conv": conv, **where})
 
-    def _apply(self, block, x, unit, prefix, conv=None):
+    def _apply(self, block, x, prefix, where):
+        """Returns the block's output, or None if it does not belong into this unit."""
         name = f"{prefix}_{block.suffix}"
-        site = Site(name, self._backbone, block.position, unit, x.shape, conv)
+        site = Site(name, self._backbone, block.position, shape=x.shape, **where)
+        if not block.everywhere and not placement.is_place(block.name, site):
+            return None
         layer = block.make(site)
         if not isinstance(layer, keras.layers.Layer):
             raise ValueError(

@@ -5,13 +5,13 @@ epsilon and initial weights of the networks that attention papers compare
 (d-li14/mobilenetv2.pytorch, houqb/CoordAttention).
 """
 
-import os
-
 import keras
 from keras import layers
 
 from keras_attention import image_input
+from keras_attention.models import _building
 from keras_attention.models._attention import Attention
+from keras_attention.models._building import divisible, normal
 
 # Expansion t, channels c, units n and stride s of the first unit: table 2 of the paper.
 STAGES = (
@@ -84,7 +84,10 @@ def MobileNetV2(
 
     Reference: https://arxiv.org/abs/1801.04381
     """
-    _check(input_shape, classes, width, stem_stride, dropout, drop_path, weights)
+    _building.check(input_shape, classes, dropout, drop_path, weights)
+    ok = _building.is_number(width) and width > 0
+    _building.require(ok, "width", "a number > 0", width)
+    _building.require(stem_stride in (1, 2), "stem_stride", "1 or 2", stem_stride)
     attend = Attention(
         attention, attention_position, backbone="mobilenet_v2", positions=POSITIONS
     )
@@ -96,25 +99,14 @@ def MobileNetV2(
         x = _inverted_residual(x, unit, expansion, channels, stride, drop, attend)
     x = _conv(x, divisible(HEAD_CHANNELS * max(1.0, width)), 1, 1, "head")
     if include_top:
-        x = layers.GlobalAveragePooling2D(name="head_pool")(x)
-        x = layers.Dropout(dropout, name="head_dropout")(x)
-        x = layers.Dense(
-            classes,
-            activation=classifier_activation,
-            kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
-            dtype="float32",  # logits in half precision would cost accuracy
-            name="classifier",
-        )(x)
+        initializer = keras.initializers.RandomNormal(stddev=0.01)
+        x = _building.classifier(
+            x, classes, classifier_activation, dropout, initializer
+        )
     model = keras.Model(inputs, x, name=name or "mobilenet_v2")
     if weights is not None:
-        _load(model, os.fspath(weights))
+        _building.load_weights(model, weights)
     return model
-
-
-def divisible(channels, divisor=8):
-    """Returns the nearest multiple of `divisor` that is at least 90 % of `channels`."""
-    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
-    return rounded if rounded >= 0.9 * channels else rounded + divisor
 
 
 def _units(width):
@@ -149,10 +141,7 @@ def _inverted_residual(inputs, unit, expansion, channels, stride, drop, attend):
     x = _conv(x, channels, 1, 1, f"{prefix}_project", activation=False)
     x = place(x, "after_project")
     if stride == 1 and inputs.shape[-1] == channels:
-        if drop:
-            # One random number per sample: the branch is there or it is not.
-            x = layers.Dropout(drop, (None, 1, 1, 1), name=f"{prefix}_drop_path")(x)
-        x = layers.Add(name=f"{prefix}_add")([inputs, x])
+        x = _building.residual_sum(inputs, x, drop, prefix)
     return place(x, "after_sum")
 
 
@@ -163,91 +152,20 @@ def _conv(x, channels, kernel_size, stride, name, activation=True, replace=None)
     what stands in its place, or None.
     """
     unpadded = x
-    if kernel_size > 1 and stride > 1:
-        # Symmetric, unlike "same", which pads even sizes on one side only.
-        x = layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
-        padding = "valid"
-    else:
-        padding = "same"
+    x, padding = _building.padded(x, kernel_size, stride, f"{name}_pad")
     options = {"strides": stride, "padding": padding, "use_bias": False}
     # N(0, sqrt(2 / (k * k * out))); a depthwise kernel's outputs are its `fan_in`.
     if channels is not None:
-        options |= {"kernel_initializer": _normal("fan_out"), "name": f"{name}_conv"}
+        options |= {"kernel_initializer": normal("fan_out"), "name": f"{name}_conv"}
         x = layers.Conv2D(channels, kernel_size, **options)(x)
     else:
         width = x.shape[-1]
         conv = {"filters": width, "kernel_size": kernel_size, "groups": width} | options
         replaced = replace(unpadded, x, conv) if replace else None
         if replaced is None:
-            options["depthwise_initializer"] = _normal("fan_in")
+            options["depthwise_initializer"] = normal("fan_in")
             options["name"] = f"{name}_conv"
             replaced = layers.DepthwiseConv2D(kernel_size, **options)(x)
         x = replaced
-    x = layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_bn")(x)
+    x = _building.batch_norm(x, f"{name}_bn")
     return layers.ReLU(6.0, name=f"{name}_relu")(x) if activation else x
-
-
-def _normal(mode):
-    return keras.initializers.VarianceScaling(2.0, mode, "untruncated_normal")
-
-
-def _load(model, path):
-    """Gives `model` the weights of a file; ValueError if they are another network's."""
-    if path.endswith(".weights.h5"):
-        model.load_weights(path)
-        return
-    # By name, because Keras would ignore layers that only the file has. Dropout's
-    # random state is no weight: rates may differ.
-    saved, ours = (
-        {
-            layer.name: layer
-            for layer in network.layers
-            if layer.weights and not isinstance(layer, layers.Dropout)
-        }
-        for network in (keras.models.load_model(path, compile=False), model)
-    )
-    if odd := sorted(saved.keys() ^ ours.keys()):
-        raise ValueError(
-            f"weights must be a file of the same network; {path} differs in "
-            f"{len(odd)} layers: {', '.join(odd[:3])}, ..."
-        )
-    for name, layer in ours.items():
-        layer.set_weights(saved[name].get_weights())
-
-
-def _check(input_shape, classes, width, stem_stride, dropout, drop_path, weights):
-    """Raises ValueError for an argument that the network can't be built with."""
-
-    def require(ok, argument, allowed, value):
-        if not ok:
-            raise ValueError(f"{argument} must be {allowed}; received {value!r}")
-
-    sizes = input_shape if isinstance(input_shape, (tuple, list)) else ()
-    ok = len(sizes) == 3 and all(_positive_int(size) for size in sizes if size)
-    ok = ok and 0 not in sizes and sizes[2] is not None
-    require(ok, "input_shape", "(H, W, C) with positive sizes", input_shape)
-    require(_positive_int(classes), "classes", "a positive integer", classes)
-    require(_number(width) and width > 0, "width", "a number > 0", width)
-    require(stem_stride in (1, 2), "stem_stride", "1 or 2", stem_stride)
-    for argument, rate in (("dropout", dropout), ("drop_path", drop_path)):
-        ok = _number(rate) and 0 <= rate < 1
-        require(ok, argument, "a number in [0, 1)", rate)
-    if weights is not None:
-        path = os.fspath(weights) if isinstance(weights, (str, os.PathLike)) else ""
-        ok = path.endswith((".keras", ".weights.h5")) and os.path.isfile(path)
-        allowed = "None or the path of an existing .keras or .weights.h5 file"
-        require(ok, "weights", allowed, weights)
-    require(
-        keras.config.image_data_format() == "channels_last",
-        "keras.config.image_data_format()",
-        "'channels_last'",
-        keras.config.image_data_format(),
-    )
-
-
-def _number(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _positive_int(value):
-    return _number(value) and isinstance(value, int) and value > 0

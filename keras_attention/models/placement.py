@@ -1,7 +1,8 @@
 """Where each block goes in each backbone, and what must fit there: tables.
 
 Keys are a backbone and the registry names of blocks; the entry None is for every other
-block. A position is a name from the backbone's list of positions.
+block. A position is a name from the backbone's list of positions. Stages are counted
+from 1: stage 1 of a ResNet is c2 of the papers, layer1 of torchvision.
 """
 
 from keras_attention.layers._common import largest_divisor
@@ -14,6 +15,38 @@ PLACEMENT = {
         "triplet": "after_project",  # landskape-ai/triplet-attention
         "aw": "replace_spatial",  # arXiv 2108.08205: a convolution itself
         "sk": "replace_spatial",  # arXiv 1903.06586, in the place of the 3x3
+    },
+    "resnet": {
+        None: "after_project",  # SE, CBAM, ECA, SGE, SA: at the end of the branch
+        "simam": "after_spatial",  # ZjjConan/SimAM
+        "sp": "after_spatial",  # houqb/SPNet
+        "bam": "after_stage",  # Jongchan/attention-module
+        "aw": "replace_spatial",
+        "sk": "replace_spatial",
+    },
+}
+
+
+def _spread(site):
+    """Whether a unit is one of 2 in c3 or of 3 in c4, every second one at most.
+
+    facebookresearch/video-nonlocal-net: units 2 and 4, and 2, 4 and 6, of ResNet-50;
+    every seventh in c4 of ResNet-101.
+    """
+    most = {2: 2, 3: 3}.get(site.stage)
+    return most is not None and site.unit % max(2, site.units // most) == 0
+
+
+# Which units, or at "after_stage" which stages, have a block in its own place; the
+# others have it in all of them.
+UNITS = {
+    "resnet": {
+        "gc": lambda site: site.stage >= 2,  # arXiv 1904.11492: c3, c4 and c5
+        "nl": _spread,
+        "a2": _spread,  # the layout that fits arXiv 1810.11579's budget
+        # Of each stage the last unit, of the last stage every unit.
+        "sp": lambda site: site.stage == 4 or site.unit == site.units,
+        "bam": lambda site: site.stage <= 3,
     },
 }
 
@@ -46,6 +79,17 @@ def position_of(backbone, block):
     """
     positions = PLACEMENT[backbone]
     return positions.get(block, positions[None])
+
+
+def is_place(block, site):
+    """Returns whether a block stands at a site if no position is asked for.
+
+    Args:
+        block: A registry name, or None for a layer that has none.
+        site: A `Site` at the block's own position.
+    """
+    rule = UNITS.get(site.backbone, {}).get(block)
+    return rule is None or rule(site)
 
 
 def fitted(block, site):

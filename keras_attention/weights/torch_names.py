@@ -6,6 +6,8 @@ values are attributes of the Keras layer. Parts that a layer is built without ar
 out by `torch_state`.
 """
 
+from keras_attention import registry
+
 NAMES = {
     "coord": {
         "conv1": "reduce",
@@ -127,3 +129,9 @@ NAMES = {
         "gn.bias": "beta",
     },
 }
+
+
+def block_of(layer):
+    """Returns the registry name of a block or of what it is derived from, or None."""
+    registered = map(registry.name_of, type(layer).__mro__)
+    return next((name for name in registered if name in NAMES), None)

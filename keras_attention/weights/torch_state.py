@@ -1,14 +1,17 @@
-"""Loads a PyTorch state dict into a layer, by the authors' names and layouts."""
+"""Loads a PyTorch state dict into a layer or a network, by the authors' names."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_attention import registry, report
-from keras_attention.weights.torch_names import NAMES
+from keras_attention import report
+from keras_attention.weights import torch_networks
+from keras_attention.weights.checkpoints import read_state_dict
+from keras_attention.weights.torch_names import NAMES, block_of
 
 _PARTS = {"weight": "kernel", "bias": "bias"}
 _NORM_PARTS = {
@@ -19,6 +22,8 @@ _NORM_PARTS = {
 }
 # PyTorch counts batches for an option that neither the blocks nor Keras have.
 _COUNTER = "num_batches_tracked"
+# So many missing or unexpected names stand in a message.
+_LISTED = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +32,8 @@ class LoadReport(report.Report):
 
     Attributes:
         loaded: names of the parameters that were loaded.
-        missing: names that the layer has and the state dict has not.
-        unexpected: names that the state dict has and the layer has not.
+        missing: names that the target has and the state dict has not.
+        unexpected: names that the state dict has and the target has not.
     """
 
     loaded: tuple[str, ...]
@@ -37,27 +42,37 @@ class LoadReport(report.Report):
 
 
 def load_torch(
-    target: keras.Layer, state_dict: Mapping[str, Any], strict: bool = True
+    target: keras.Layer,
+    state_dict_or_path: Mapping[str, Any] | str | os.PathLike,
+    strict: bool = True,
 ) -> LoadReport:
-    """Gives a layer the parameters of the authors' PyTorch module.
+    """Gives a layer or a network the parameters of the authors' PyTorch module.
 
     Args:
-        target: a built attention layer of this package.
-        state_dict: {name: array or torch tensor}, names and layouts as in the authors'
-            code, e.g. "conv1.weight" (out, in, h, w). A matrix (out, in) or a kernel
-            (out, in, 1, 1, 1) fits a 1x1 convolution, an array (1, C, 1, 1) a weight
-            (C,). `num_batches_tracked` is ignored.
+        target: a built attention layer of this package, or a network of one of its
+            ResNet or MobileNetV2 builders.
+        state_dict_or_path: {name: array or torch tensor}, names and layouts as in the
+            authors' code, e.g. "conv1.weight" (out, in, h, w); or a checkpoint file,
+            which `read_state_dict` reads without PyTorch. A matrix (out, in) or a
+            kernel (out, in, 1, 1, 1) fits a 1x1 convolution, an array (1, C, 1, 1) a
+            weight (C,). `num_batches_tracked` is ignored.
         strict: whether missing and unexpected names are an error.
 
     Returns:
         A `LoadReport`.
 
     Raises:
-        TypeError: there are no names for this class of layer.
-        ValueError: the layer is not built; a shape does not fit; or, if strict, a name
-            is missing or unexpected. The layer is then as it was.
+        OSError: the file cannot be opened.
+        TypeError: there are no names for this class of layer, or for a layer of the
+            network.
+        ValueError: the layer is not built; the file is no readable checkpoint; a shape
+            does not fit; or, if strict, a name is missing or unexpected. The target is
+            then as it was.
     """
     parameters = torch_parameters(target)
+    state_dict = state_dict_or_path
+    if isinstance(state_dict, str | os.PathLike):
+        state_dict = read_state_dict(state_dict)
     given = {
         name: _array(value)
         for name, value in state_dict.items()
@@ -70,8 +85,8 @@ def load_torch(
     )
     if strict and (result.missing or result.unexpected):
         raise ValueError(
-            f"The state dict does not fit layer '{target.name}': missing "
-            f"{list(result.missing)}, unexpected {list(result.unexpected)}. "
+            f"The state dict does not fit {_described(target)}: missing "
+            f"{_listed(result.missing)}, unexpected {_listed(result.unexpected)}. "
             "strict=False loads the rest."
         )
     # All are checked before the first is assigned.
@@ -125,15 +140,24 @@ class Parameter:
 
 
 def torch_parameters(layer: keras.Layer) -> dict[str, Parameter]:
-    """Returns the parameters of a built layer by the authors' names.
+    """Returns the parameters of a built layer or network by the authors' names.
 
     Raises:
-        TypeError: there are no names for this class of layer.
+        TypeError: there are no names for this class of layer, or for a layer of the
+            network.
         ValueError: the layer is not built.
     """
-    registered = map(registry.name_of, type(layer).__mro__)
-    names = next((NAMES[name] for name in registered if name in NAMES), None)
-    if names is None:
+    if isinstance(layer, keras.Model):
+        found = {}
+        for module, part in torch_networks.modules(layer).items():
+            if block_of(part) is None:
+                found |= _parts(module, part)
+            else:
+                own = torch_parameters(part)
+                found |= {f"{module}.{name}": own[name] for name in own}
+        return found
+    block = block_of(layer)
+    if block is None:
         raise TypeError(
             f"load_torch knows the blocks {', '.join(sorted(NAMES))}. Received: "
             f"{type(layer).__name__}"
@@ -143,7 +167,7 @@ def torch_parameters(layer: keras.Layer) -> dict[str, Parameter]:
             f"Layer '{layer.name}' must be built before weights are loaded into it."
         )
     found = {}
-    for name, attribute in names.items():
+    for name, attribute in NAMES[block].items():
         part = _part(layer, attribute)
         if isinstance(part, keras.Variable):
             found[name] = Parameter(part)
@@ -194,7 +218,18 @@ def _to_keras(array, parameter, name, layer):
             array = array.reshape(wanted)
     if array.shape != wanted:
         raise ValueError(
-            f"'{name}' has the shape {array.shape}, but layer '{layer.name}' needs "
+            f"'{name}' has the shape {array.shape}, but {_described(layer)} needs "
             f"{wanted}."
         )
     return parameter.to_keras(array)
+
+
+def _described(target):
+    kind = "model" if isinstance(target, keras.Model) else "layer"
+    return f"{kind} '{target.name}'"
+
+
+def _listed(names):
+    """Returns the first names, and how many more there are."""
+    more = len(names) - _LISTED
+    return f"{list(names[:_LISTED])}" + (f" and {more} more" if more > 0 else "")

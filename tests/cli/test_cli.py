@@ -84,6 +84,14 @@ def test_train_takes_the_stride_of_the_stem(photos, tmp_path, monkeypatch):
     assert taken == [2, 1]
     assert invoke(*train, "--stem-stride", 3).exit_code == 2
 
+    def without(shape, classes, *, attention):
+        taken.append(attention)
+        raise Stop("built")
+
+    monkeypatch.setattr(cli_inputs, "builder", lambda name: without)
+    invoke(*train)
+    assert taken[2:] == ["coord"]
+
 
 def test_raw_bytes_are_the_python_pipeline(photos, quantized, tmp_path):
     from keras_attention.mobile import litert

@@ -61,6 +61,9 @@ class TestErrors:
         )
         assert "unknown attention name 'x'" in fails(*common, "--attention", "x")
         assert "width must be" in fails(*common, "--width", 0)
+        resnet = (*common, "--model", "resnet18")
+        assert "ResNet18 has no width; received 0.5" in fails(*resnet, "--width", 0.5)
+        assert "ResNet18 has no stem_stride" in fails(*resnet, "--stem-stride", 1)
 
     def test_places_that_cannot_be_written(self, tmp_path, trained, quantized):
         file = self.own(tmp_path / "file")

@@ -177,6 +177,7 @@ class Block(Suite):
         {"groups": 4, "input_sharing": 2, "dilation_rate": (1, 2)},
         {"groups": 4, "activation": "relu", "use_bias": False},
         {"input_sharing": 8, "strides": 2, "activation": "tanh"},
+        {"kernel_size": 2, "dilation_rate": 3},  # of (1, 1) it sees padding alone
     )
 
 

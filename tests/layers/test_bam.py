@@ -137,6 +137,7 @@ class TestArguments:
             ({"reduction": 0}, "reduction must be a positive integer; received 0"),
             ({"dilation": 1.5}, "dilation must be a positive.*received 1.5"),
             ({"combine": "mean"}, "combine must be one of .*'product'.*'mean'"),
+            ({"combine": ["sum"]}, r"combine must be one of .*received \['sum'\]"),
             ({"data_format": "nchw"}, "data_format must be one of.*received 'nchw'"),
         ],
     )

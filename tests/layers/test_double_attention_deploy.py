@@ -108,6 +108,16 @@ class TestInt8WithoutResidual(Block, Int8):
     steps = (4, 0.001)
 
 
+class TestInt8OfOnePosition(Block, Int8):
+    """The one weight is 1: value and extend are left."""
+
+    int8_size = (1, 1)
+    kernels = 2
+    channels = 32
+    int8_cases = ({}, {"residual": False})
+    fresh = False  # 16 positions are too few for others' ranges: 0.096, weak
+
+
 class TestInt8File:
     def test_operators(self, tmp_path):
         layer, _ = live(DoubleAttention(), (1, 10, 10, 16))

@@ -145,8 +145,11 @@ class TestArguments:
             ({"kernel_size": 3.0}, "kernel_size must be a positive.*received 3.0"),
             ({"gamma": 0}, "gamma must be a positive number; received 0"),
             ({"gamma": "2"}, "gamma must be a positive number; received '2'"),
-            ({"b": None}, "b must be a number; received None"),
-            ({"b": True}, "b must be a number; received True"),
+            ({"gamma": float("inf")}, "gamma must be a positive.*received inf"),
+            ({"b": None}, "b must be a finite number; received None"),
+            ({"b": True}, "b must be a finite number; received True"),
+            ({"b": float("nan")}, "b must be a finite number; received nan"),
+            ({"b": float("-inf")}, "b must be a finite number; received -inf"),
             ({"data_format": "nchw"}, "data_format must be one of.*received 'nchw'"),
         ],
     )

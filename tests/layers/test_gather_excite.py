@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keras import ops
 from reference import gather_excite as reference
-from support.comparing import CLOSE, difference, features
-from support.gradients import gradients
+from support.comparing import CLOSE, array, difference, features
+from support.gradients import double_precision, gradients
 from support.layer_suite import OPTIONS, Golden, Properties, Suite
 from support.torch_weights import FIRST, live
 
@@ -54,7 +54,16 @@ class TestGoldenWithoutParameters(Block, Golden):
 
 
 class TestLayer(Block, Properties):
-    pass
+    def test_float64(self):
+        shape = (3, 4, 5, 8)
+        with double_precision():
+            layer, weights = live(GatherExcite("theta", dtype="float64"), shape)
+            x = features(*shape).astype("float64")
+            y = array(layer(x))
+        assert y.dtype == "float64"
+        weights = {name: w.astype("float64") for name, w in weights.items()}
+        expected = self.reference(x, weights, variant="theta")
+        assert difference(y, expected) <= 1e-12  # 1e-7 where a part is float32
 
 
 class TestWithoutParameters(Block, Properties):
@@ -221,6 +230,7 @@ class TestArguments:
             ({"variant": "theta-minus"}, "variant must be one of.*'theta-minus'"),
             ({"extent": 3}, r"extent must be one of \(0, 2, 4, 8\); received 3"),
             ({"extent": False}, "extent must be one of.*received False"),
+            ({"extent": 2.0}, r"extent must be one of.*received 2\.0"),
             ({"reduction": 0}, "reduction must be a positive integer; received 0"),
             ({"data_format": "nchw"}, "data_format must be one of.*received 'nchw'"),
         ],

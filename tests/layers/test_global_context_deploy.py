@@ -73,7 +73,7 @@ class TestDeploy(Block, Deploy):
 
 class TestVideoDeploy(Block, Deploy):
     cases = ({},)
-    sizes = ((3, 4, 5), (4, 1, 2))
+    sizes = ((3, 4, 5), (4, 1, 2), (1, 1, 1))
 
     def test_computes_in_rank_4(self):
         """Only the two ends of the mobile form have five axes."""
@@ -93,6 +93,16 @@ class TestInt8OfLargeMaps(Block, Int8):
     channels = 64
     kernels = 4
     int8_size = (28, 28)
+
+
+class TestInt8OfOnePosition(Block, Int8):
+    """The context is the map itself: without the mask there are three kernels."""
+
+    int8_size = (1, 1)
+    kernels = 3
+    channels = 32
+    int8_cases = ({}, {"fusion": "mul"})
+    fresh = False  # 16 positions are too few for others' ranges: 0.088, weak
 
 
 class TestInt8File:

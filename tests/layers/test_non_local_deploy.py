@@ -15,7 +15,7 @@ class Block(Suite):
     layer_class = NonLocal
     channels = 16
     cases = ({}, {"min_channels": 12, "pool": False, "scale": False, "use_bias": False})
-    sizes = ((7, 6), (1, 5), (1, 1))
+    sizes = ((7, 6), (1, 5), (3, 2), (1, 1))  # of (3, 2), pooled, one is left
 
 
 class TestDeploy(Block, Deploy):
@@ -78,7 +78,7 @@ class TestDeploy(Block, Deploy):
 
 class TestVideoDeploy(Block, Deploy):
     cases = ({},)
-    sizes = ((3, 4, 5), (4, 1, 2))
+    sizes = ((3, 4, 5), (4, 1, 2), (1, 3, 3), (1, 1, 1))
 
     def test_computes_in_rank_4(self):
         """Only the two ends of the mobile form have five axes."""
@@ -104,6 +104,17 @@ class TestInt8OfLargeMaps(Block, Int8):
     gain = 1.0
     steps = (4, 0.001)
     error = 0.03
+
+
+class TestInt8OfOnePosition(Block, Int8):
+    """The one weight is 1: g and out are left."""
+
+    int8_size = (1, 1)
+    kernels = 2
+    channels = 32
+    int8_cases = ({}, {"pool": False})
+    gain = 1.0
+    fresh = False  # 16 positions are too few for others' ranges: 0.057, weak
 
 
 class TestInt8File:

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keras import ops
 from reference import selective_kernel as reference
-from support.comparing import CLOSE, difference, features
-from support.gradients import gradients
+from support.comparing import CLOSE, array, difference, features
+from support.gradients import double_precision, gradients
 from support.layer_suite import OPTIONS, Golden, Properties, Suite, prefixed
 from support.torch_weights import FIRST, apply, live
 
@@ -72,7 +72,18 @@ class TestGolden(Block, Golden):
 
 
 class TestLayer(Block, Properties):
-    pass
+    def test_float64(self):
+        shape = (3, 4, 5, 8)
+        with double_precision():
+            layer, weights = self.live(shape, dtype="float64")
+            x = features(*shape).astype("float64")
+            y = array(layer(x))
+        assert y.dtype == "float64"
+        weights = {name: w.astype("float64") for name, w in weights.items()}
+        expected = self.reference(x, weights, **self.required)
+        # 1e-8 and more where a part is float32, as Keras' means are on PyTorch
+        limit = 1e-6 if keras.backend.backend() == "torch" else 1e-12
+        assert difference(y, expected) <= limit
 
 
 class TestDefinition:

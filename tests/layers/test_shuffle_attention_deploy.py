@@ -103,6 +103,13 @@ class TestInt8OfTheDefault(Block, Int8):
     error = 0.03
 
 
+class TestInt8OfOnePosition(Block, Int8):
+    """The gates of second halves are constants."""
+
+    int8_size = (1, 1)
+    kernels = 1
+
+
 class TestInt8File:
     def test_operators(self, tmp_path):
         layer, _ = live(ShuffleAttention(4), (1, 10, 12, 24))

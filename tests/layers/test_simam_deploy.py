@@ -90,10 +90,15 @@ class TestInt8WithLargeLambda(Block, Int8):
 
     kernels = 0
     int8_cases = ({"e_lambda": 0.1},)
-    # A dead channel's e^2 lambda is 30 times the variances that share its grid, where
-    # one step is then 12 % of a variance: 0.0101 were off, in 2 of 16 files.
-    steps = (4, 0.02)
+    steps = (4, 0.001)
     error = 0.03
+
+
+class TestInt8OfOnePosition(Block, Int8):
+    """The gates are a number, 0.62."""
+
+    int8_size = (1, 1)
+    kernels = 0
 
 
 class TestInt8File:

@@ -106,6 +106,13 @@ class TestInt8OfTheDefault(Block, Int8):
     error = 0.035
 
 
+class TestInt8OfOnePosition(Block, Int8):
+    """The gates are constants, which become one kernel."""
+
+    int8_size = (1, 1)
+    kernels = 1
+
+
 class TestInt8File:
     def test_operators(self, tmp_path):
         layer, _ = live(SpatialGroupEnhance(8), (1, 10, 12, 24))

@@ -1,4 +1,6 @@
-"""Fixtures: a network that the tests share."""
+"""Fixtures: a network that the tests share, weights of the golden networks."""
+
+import importlib.util
 
 import pytest
 from support.small_networks import SMALL, randomize
@@ -19,3 +21,13 @@ def small_file(small, tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "small.keras"
     small.save(path)
     return path
+
+
+@pytest.fixture
+def state_dict(shared_file):
+    """The function that gives a golden network's weights."""
+    path = shared_file("golden/networks/rule.py")
+    spec = importlib.util.spec_from_file_location("golden_rule", path)
+    rule = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(rule)
+    return rule.state_dict
