@@ -79,14 +79,16 @@ def read_state_dict(
         with _opened(path) as (content, read):
             found = _state_dict(content, entry)
             return _arrays(found, read)
-    except (ValueError, OverflowError, EOFError) as error:
+    except ValueError as error:
         raise ValueError(f"Cannot read the checkpoint '{path}': {error}.") from error
-    except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError) as error:
         # zipfile seeks where a damaged archive sends it, even before the file's start.
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
+        reason = str(error) or "it ends too early"
         raise ValueError(
-            f"Cannot read the checkpoint '{path}': it is truncated or damaged: {error}."
+            f"Cannot read the checkpoint '{path}': it is truncated or damaged: "
+            f"{reason}."
         ) from error
 
 
