@@ -63,12 +63,11 @@ _PRODUCT = (
     "nearly all of it is the product with the full map, which alone takes 2.4 times as "
     "long in int8: each result is scaled, rounded and packed"
 )
-_SCALE = "so it is, and a depthwise 1x1 convolution of the full map is added to it"
 SLOWER = dict.fromkeys(("coord", "se", "eca", "cbam", "ge"), _PRODUCT) | {
     "ema": "three products and a sum of the full map, and an exponential and a softmax "
     "that XNNPACK does not take, beside a dense convolution of few channels",
     "simam": "four products of the full map and a depthwise 1x1 convolution of it",
-    "nam": f"{_PRODUCT}; {_SCALE}",
+    "nam": "a depthwise 1x1 convolution of the full map and a product with it are all",
 }
 
 
