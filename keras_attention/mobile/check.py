@@ -59,8 +59,7 @@ def check(path: str | os.PathLike) -> CheckReport:
     Returns:
         A `CheckReport`; its `ok` is False if an operator is outside of TFLite's own
         set (Flex, custom), a tensor has more than 4 axes (video: more than its input),
-        the batch size is not fixed,
-        or an integer file holds a tensor of another dtype.
+        the batch size is not fixed, or an integer file holds a tensor of another dtype.
 
     Raises:
         FileNotFoundError: there is no such file.

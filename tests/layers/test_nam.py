@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from reference import nam as reference
 from support.comparing import CLOSE, array, difference, features
 from support.gradients import gradients
-from support.layer_suite import Golden, Properties, Suite
+from support.layer_suite import LAYER_OPTIONS, Golden, Properties, Suite
 from support.torch_weights import apply, live
 
 from keras_attention import NAM
@@ -24,10 +24,7 @@ class Block(Suite):
     normalized = {NORM: lambda shape: np.prod(shape[:3])}
     full_config = {
         "gamma_regularizer": keras.regularizers.L1(1e-4),
-        "data_format": "channels_last",
-        "name": "mine",
-        "dtype": "mixed_bfloat16",
-        "trainable": False,
+        **LAYER_OPTIONS,
     }
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from reference import shuffle_attention as reference
 from support.comparing import CLOSE, array, difference, features
 from support.gradients import gradients
-from support.layer_suite import Golden, Properties, Suite
+from support.layer_suite import LAYER_OPTIONS, Golden, Properties, Suite
 from support.torch_weights import apply, live
 
 from keras_attention import ShuffleAttention
@@ -21,10 +21,7 @@ class Block(Suite):
     cases = ({"groups": 4}, {"groups": None}, {"groups": 1})
     full_config = {
         "groups": 4,
-        "data_format": "channels_last",
-        "name": "mine",
-        "dtype": "mixed_bfloat16",
-        "trainable": False,
+        **LAYER_OPTIONS,
     }
 
     def make(self, **arguments):

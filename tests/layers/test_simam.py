@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from reference import simam as reference
 from support.comparing import CLOSE, array, difference, features
 from support.gradients import gradients
-from support.layer_suite import Golden, Properties, Suite
+from support.layer_suite import LAYER_OPTIONS, Golden, Properties, Suite
 from support.torch_weights import apply
 
 from keras_attention import SimAM
@@ -22,10 +22,7 @@ class Block(Suite):
     cases = ({}, {"e_lambda": 0.1})
     full_config = {
         "e_lambda": 0.5,
-        "data_format": "channels_last",
-        "name": "mine",
-        "dtype": "mixed_bfloat16",
-        "trainable": False,
+        **LAYER_OPTIONS,
     }
 
 

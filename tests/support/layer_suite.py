@@ -34,16 +34,20 @@ FORMATS = ("channels_last", FIRST)
 # time, `make test-backends` asks for few of them.
 FEW = os.environ.get("HYPOTHESIS_PROFILE") == "few"
 
-# Options of a block's convolutions that are not the defaults, for `full_config`.
+# Options that are not the defaults, for `full_config`: of every block, and of one with
+# convolutions.
+LAYER_OPTIONS = {
+    "data_format": "channels_last",
+    "name": "mine",
+    "dtype": "mixed_bfloat16",
+    "trainable": False,
+}
 OPTIONS = {
     "kernel_initializer": keras.initializers.HeNormal(),
     "bias_initializer": keras.initializers.Ones(),
     "kernel_regularizer": keras.regularizers.L2(1e-4),
     "bias_regularizer": keras.regularizers.L1(1e-3),
-    "data_format": "channels_last",
-    "name": "mine",
-    "dtype": "mixed_bfloat16",
-    "trainable": False,
+    **LAYER_OPTIONS,
 }
 
 
