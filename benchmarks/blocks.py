@@ -58,8 +58,8 @@ LIMITS = (
 
 # Why a block's int8 file may take longer than its float32 file.
 _PRODUCT = (
-    "nearly all of it is the product with the full map, which alone takes over twice as "
-    "long in int8 (below): each result is scaled, rounded and packed"
+    "nearly all of it is the product with the full map, which alone takes over twice "
+    "as long in int8 (below): each result is scaled, rounded and packed"
 )
 SLOWER = dict.fromkeys(("coord", "se", "eca", "cbam", "ge"), _PRODUCT) | {
     "ema": "three products and a sum of the full map, and an exponential and a softmax "
