@@ -64,6 +64,12 @@ class TestGolden1x1(Block, Golden):
 
 
 class TestLayer(Block, Properties):
+    def test_refuses_other_shapes_after_build(self):
+        """In the words of `keras.layers.Conv2D`."""
+        layer, _ = self.live((1, 8, 8, 24))
+        with pytest.raises(ValueError, match="expected axis -1.*value 24"):
+            layer(features(1, 8, 8, 48))
+
     def test_gates_are_live(self):
         for case in self.cases:
             shape = (4, 7, 10, 24)

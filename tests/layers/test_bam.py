@@ -157,8 +157,3 @@ class TestArguments:
     def test_refuses_shapes(self, data_format, shape, message):
         with pytest.raises(ValueError, match=message):
             BAM(data_format=data_format, name="bam").build(shape)
-
-    def test_refuses_other_shapes_after_build(self):
-        layer, _ = live(BAM(), (1, 4, 4, 16))
-        with pytest.raises(ValueError, match="expected axis 3.*value 16"):
-            layer(features(1, 4, 4, 8))

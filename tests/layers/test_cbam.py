@@ -155,8 +155,3 @@ class TestArguments:
     def test_refuses_shapes(self, data_format, shape, message):
         with pytest.raises(ValueError, match=message):
             CBAM(data_format=data_format, name="cbam").build(shape)
-
-    def test_refuses_other_shapes_after_build(self):
-        layer, _ = live(CBAM(), (1, 4, 4, 16))
-        with pytest.raises(ValueError, match="expected axis 3.*value 16"):
-            layer(features(1, 4, 4, 8))

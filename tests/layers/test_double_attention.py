@@ -259,13 +259,6 @@ class TestArguments:
         with pytest.raises(ValueError, match=message):
             DoubleAttention(data_format=data_format, name="a2").build(shape)
 
-    def test_refuses_other_shapes_after_build(self):
-        layer, _ = live(DoubleAttention(), (1, 4, 4, 16))
-        with pytest.raises(ValueError, match="expected axis 3.*value 16"):
-            layer(features(1, 4, 4, 8))
-        with pytest.raises(ValueError, match="expected ndim=4, found ndim=5"):
-            layer(features(1, 2, 4, 4, 16))
-
 
 def test_large_scores_stay_finite():
     """Scores of some hundreds: a softmax without its maximum would overflow."""

@@ -190,8 +190,3 @@ class TestArguments:
     def test_refuses_channels_that_groups_do_not_divide(self, channels, message):
         with pytest.raises(ValueError, match=message):
             GAM(groups=4, name="gam").build((None, 4, 4, channels))
-
-    def test_refuses_other_shapes_after_build(self):
-        layer, _ = live(GAM(), (1, 4, 4, 16))
-        with pytest.raises(ValueError, match="expected axis 3.*value 16"):
-            layer(features(1, 4, 4, 8))

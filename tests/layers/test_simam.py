@@ -169,14 +169,6 @@ class TestArguments:
         with pytest.raises(ValueError, match=message):
             SimAM(data_format=data_format, name="simam").build(shape)
 
-    def test_refuses_other_shapes_after_build(self):
-        layer = SimAM()
-        layer.build((None, 4, 4, 16))
-        with pytest.raises(ValueError, match="expected axis 3.*value 16"):
-            layer(features(1, 4, 4, 8))
-        with pytest.raises(ValueError, match="expected ndim=4, found ndim=5"):
-            layer(features(1, 2, 4, 4, 16))
-
 
 def test_positions_may_be_dynamic():
     """The number of positions is then known when it runs."""

@@ -161,10 +161,3 @@ class TestArguments:
     def test_refuses_shapes(self, data_format, shape, message):
         with pytest.raises(ValueError, match=message):
             SqueezeExcite(data_format=data_format, name="se").build(shape)
-
-    def test_refuses_other_shapes_after_build(self):
-        layer, _ = live(SqueezeExcite(), (1, 4, 4, 16))
-        with pytest.raises(ValueError, match="expected axis 3.*value 16"):
-            layer(features(1, 4, 4, 8))
-        with pytest.raises(ValueError, match="expected ndim=4, found ndim=5"):
-            layer(features(1, 2, 4, 4, 16))

@@ -146,8 +146,3 @@ class TestArguments:
     def test_refuses_shapes(self, data_format, shape, message):
         with pytest.raises(ValueError, match=message):
             TripletAttention(data_format=data_format, name="three").build(shape)
-
-    def test_refuses_other_shapes_after_build(self):
-        layer, _ = live(TripletAttention(), (1, 4, 4, 16))
-        with pytest.raises(ValueError, match="expected axis 3.*value 16"):
-            layer(features(1, 4, 4, 8))

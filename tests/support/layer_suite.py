@@ -271,6 +271,20 @@ class Properties(Suite):
             images = features(*shape)
             np.testing.assert_array_equal(*map(array, (again(images), model(images))))
 
+    def test_refuses_other_shapes_after_build(self):
+        shape = (1, *self.sizes[0], self.channels)
+        layer, _ = self.live(shape)
+        rank = len(shape)
+        axis = rank - 1
+        with pytest.raises(
+            ValueError, match=f"expected axis {axis}.*value {self.channels}"
+        ):
+            layer(features(*shape[:-1], 2 * self.channels))
+        with pytest.raises(
+            ValueError, match=f"expected ndim={rank}, found ndim={rank + 1}"
+        ):
+            layer(features(1, *shape))
+
     def test_output_shape(self):
         for case, size in self.cases_and_sizes():
             shape = (3, *size, self.channels)
