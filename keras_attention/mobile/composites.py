@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_attention.mobile import graph as graphs
+from keras_attention import graph as graphs
 
 HOW_TO_DEPLOY = (
     "Give the layer a method deploy(self) that returns a function of a symbolic tensor "

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from keras_attention import files, report
-from keras_attention.mobile import graph as graphs
+from keras_attention import graph as graphs
 from keras_attention.mobile import litert, rules, tf_converter
 from keras_attention.mobile.check import problems
 from keras_attention.mobile.deploy import deploy

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 
 import keras
 
+from keras_attention import graph as graphs
 from keras_attention import image_input
 from keras_attention.mobile import equivalents, fake_quant, folding
-from keras_attention.mobile import graph as graphs
 from keras_attention.mobile.flattening import Flattener
 
 Shape = tuple[int | None, ...]

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_attention.mobile import graph as graphs
+from keras_attention import graph as graphs
 
 _ROLES = ("_equalizer", "_variance", "_variance_floor")
 # Equalizers stand behind gates, which lose as many steps as the factors differ: at most

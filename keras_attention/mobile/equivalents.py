@@ -11,8 +11,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_attention import graph as graphs
 from keras_attention import grouped, stock
-from keras_attention.mobile import graph as graphs
 from keras_attention.mobile.rewriting import Rewriter
 from keras_attention.mobile.rules import operation_name
 

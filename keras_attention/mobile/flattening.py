@@ -7,8 +7,8 @@ import keras
 import numpy as np
 from keras import tree
 
+from keras_attention import graph as graphs
 from keras_attention.mobile import composites, fake_quant
-from keras_attention.mobile import graph as graphs
 from keras_attention.mobile.folding import add_scale_shift
 from keras_attention.mobile.rewriting import Rewriter
 

@@ -7,8 +7,8 @@ per channel: a `DepthwiseConv2D(1)`.
 import keras
 import numpy as np
 
+from keras_attention import graph as graphs
 from keras_attention import grouped, stock
-from keras_attention.mobile import graph as graphs
 from keras_attention.mobile.rewriting import Rewriter
 
 _FOLDING_LAYERS = (

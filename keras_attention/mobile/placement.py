@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from keras_attention.mobile import graph as graphs
+from keras_attention import graph as graphs
 from keras_attention.mobile import rules
 
 

@@ -8,10 +8,10 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_attention import graph as graphs
 from keras_attention import image_input
 from keras_attention.mobile import calibration as calibrating
 from keras_attention.mobile import equalizing, quantizers
-from keras_attention.mobile import graph as graphs
 from keras_attention.mobile import placement as placing
 from keras_attention.mobile.deploy import deploy
 from keras_attention.mobile.fake_quant import FakeQuantize, QuantizedKernel

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import tree
 
-from keras_attention.mobile import graph as graphs
+from keras_attention import graph as graphs
 
 
 class Rewriter:

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_attention.mobile import graph as graphs
+from keras_attention import graph as graphs
 from keras_attention.mobile.fake_quant import FakeQuantize, QuantizedKernel
 
 

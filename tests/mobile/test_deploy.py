@@ -27,8 +27,8 @@ from support.mobile_nets import (
 )
 
 from keras_attention import CoordAttention, image_input
+from keras_attention import graph as graphs
 from keras_attention.mobile import deploy
-from keras_attention.mobile import graph as graphs
 
 TRAINING_ONLY = (
     layers.BatchNormalization,

@@ -15,8 +15,8 @@ from support.deploying import (
 )
 from support.mobile_nets import PIXELS, randomize
 
+from keras_attention import graph as graphs
 from keras_attention.mobile import deploy
-from keras_attention.mobile import graph as graphs
 
 
 def bn(**arguments):

@@ -17,9 +17,9 @@ from support.mobile_nets import (
 )
 from support.quantizing import DATA, is_rounding, outputs, ranges, span
 
+from keras_attention import graph as graphs
 from keras_attention import image_input
 from keras_attention.mobile import deploy, quantize, quantizers
-from keras_attention.mobile import graph as graphs
 from keras_attention.mobile.fake_quant import QuantizedKernel
 
 

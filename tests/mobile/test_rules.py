@@ -15,7 +15,7 @@ from support.placing import (
     value,
 )
 
-from keras_attention.mobile import graph as graphs
+from keras_attention import graph as graphs
 from keras_attention.mobile import placement, rules
 
 UNIT = (0.0, 255 / 256)

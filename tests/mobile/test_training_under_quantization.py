@@ -6,8 +6,8 @@ import pytest
 from keras import layers, ops
 
 from keras_attention import CoordAttention, data, image_input
+from keras_attention import graph as graphs
 from keras_attention.mobile import convert, deploy, quantize, quantizers, verify
-from keras_attention.mobile import graph as graphs
 from keras_attention.mobile.fake_quant import QuantizedKernel
 
 EPOCHS, QUANTIZED_EPOCHS, WIDTH = 10, 5, 12

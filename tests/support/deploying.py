@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 from support.mobile_nets import randomize
 
-from keras_attention.mobile import graph as graphs
+from keras_attention import graph as graphs
 
 # Float32 rounding of another order of summation, as a part of the largest output.
 CLOSE = 1e-5

@@ -4,7 +4,7 @@ import keras
 from keras import layers, ops
 from support.mobile_nets import images, randomize, scaled
 
-from keras_attention.mobile import graph as graphs
+from keras_attention import graph as graphs
 from keras_attention.mobile import quantize
 from keras_attention.mobile.fake_quant import FakeQuantize, QuantizedKernel
 

@@ -7,7 +7,7 @@ public API tells which operation made a symbolic tensor:
 - ``Operation._inbound_nodes[index]`` is that call, with ``arguments.args``,
   ``arguments.kwargs``, ``outputs`` and ``is_input``.
 
-``tests/mobile/test_graph.py`` fails first when Keras changes it.
+``tests/test_graph.py`` fails first when Keras changes it.
 """
 
 import dataclasses

@@ -9,7 +9,7 @@ import pytest
 from keras import layers, ops
 
 import keras_attention
-from keras_attention.mobile import graph as graphs
+from keras_attention import graph as graphs
 
 PACKAGE = pathlib.Path(keras_attention.__file__).parent
 
@@ -51,7 +51,7 @@ def test_only_graph_py_touches_what_is_private():
         for path in PACKAGE.rglob("*.py")
         if private.search(path.read_text())
     }
-    assert found == {"mobile/graph.py"}
+    assert found == {"graph.py"}
 
 
 def test_names_of_layers_do_not_depend_on_the_import():
