@@ -5,6 +5,20 @@ import os
 import keras
 from keras import layers
 
+from keras_attention import image_input
+
+
+def image(input_shape, weights, network):
+    """Returns a network's input and the map that its stem starts from.
+
+    Args:
+        input_shape: (H, W, C).
+        weights: The builder's argument.
+        network: The builder's name.
+    """
+    inputs = image_input.make_input(input_shape, name="image")
+    return inputs, inputs
+
 
 def divisible(channels, divisor=8):
     """Returns the nearest multiple of `divisor` that is at least 90 % of `channels`."""
@@ -69,9 +83,20 @@ def classifier(x, classes, activation, dropout, kernel_initializer):
     )(x)
 
 
-def load_weights(model, path):
-    """Gives `model` the weights of a file; ValueError if they are another network's."""
-    path = os.fspath(path)
+def load_weights(model, weights, network):
+    """Gives `model` the weights of a file, if there are any.
+
+    Args:
+        model: The network.
+        weights: The builder's argument.
+        network: The builder's name.
+
+    Raises:
+        ValueError: The weights are another network's.
+    """
+    if weights is None:
+        return
+    path = os.fspath(weights)
     if path.endswith(".weights.h5"):
         model.load_weights(path)
         return

@@ -8,7 +8,6 @@ epsilon and initial weights of the networks that attention papers compare
 import keras
 from keras import layers
 
-from keras_attention import image_input
 from keras_attention.models import _building
 from keras_attention.models._attention import Attention
 from keras_attention.models._building import divisible, normal
@@ -91,8 +90,8 @@ def MobileNetV2(
     attend = Attention(
         attention, attention_position, backbone="mobilenet_v2", positions=POSITIONS
     )
-    inputs = image_input.make_input(input_shape, name="image")
-    x = _conv(inputs, divisible(STEM_CHANNELS * width), 3, stem_stride, "stem")
+    inputs, x = _building.image(input_shape, weights, "MobileNetV2")
+    x = _conv(x, divisible(STEM_CHANNELS * width), 3, stem_stride, "stem")
     units = _units(width)
     for unit, (expansion, channels, stride) in enumerate(units, 1):
         drop = drop_path * (unit - 1) / (len(units) - 1)
@@ -104,8 +103,7 @@ def MobileNetV2(
             x, classes, classifier_activation, dropout, initializer
         )
     model = keras.Model(inputs, x, name=name or "mobilenet_v2")
-    if weights is not None:
-        _building.load_weights(model, weights)
+    _building.load_weights(model, weights, "MobileNetV2")
     return model
 
 

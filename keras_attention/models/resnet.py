@@ -11,7 +11,6 @@ import dataclasses
 import keras
 from keras import layers
 
-from keras_attention import image_input
 from keras_attention.layers._common import TORCH_INITIALIZER
 from keras_attention.layers._grouped_conv import GroupedConv2D
 from keras_attention.models import _building
@@ -119,15 +118,14 @@ def _builder(title):
         attend = Attention(
             attention, attention_position, backbone="resnet", positions=POSITIONS
         )
-        inputs = image_input.make_input(input_shape, name="image")
-        x = _stages(_stem(inputs, stem), FAMILIES[title], drop_path, attend)
+        inputs, x = _building.image(input_shape, weights, title)
+        x = _stages(_stem(x, stem), FAMILIES[title], drop_path, attend)
         if include_top:
             x = _building.classifier(
                 x, classes, classifier_activation, dropout, TORCH_INITIALIZER
             )
         model = keras.Model(inputs, x, name=name or title.lower())
-        if weights is not None:
-            _building.load_weights(model, weights)
+        _building.load_weights(model, weights, title)
         return model
 
     family = FAMILIES[title]
