@@ -1,5 +1,7 @@
 """What the attention layers share: checks, 1x1 convolutions, their config."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -219,10 +221,53 @@ def softmax(x, axis):
     return x - x + 1.0 if x.shape[axis] == 1 else ops.softmax(x, axis=axis)
 
 
+def check_built(layer, use="started warm"):
+    """Raises ValueError if `layer` is not built."""
+    if not layer.built:
+        raise ValueError(f"layer {layer.name!r} must be built before it is {use}")
+
+
+def at_zero(layer, gate, channels=1):
+    """Returns gate(0), the constant factor of a gate whose logits are all zero.
+
+    Args:
+        layer: The layer, for its name.
+        gate: Function of logits (N, H, W, C).
+        channels: C, where the gate does not see each value alone (softmax).
+
+    Raises:
+        ValueError: gate(0) is not one positive number: it can't be divided out again.
+    """
+    values = ops.convert_to_numpy(gate(ops.zeros((1, 1, 1, channels), "float32")))
+    scale = float(values.flat[0])
+    if not (0 < scale < math.inf and abs(values - scale).max() <= 1e-6 * scale):
+        raise no_warm_start(
+            layer, f"its gate must be positive at 0; received {scale:.4g} there"
+        )
+    return scale
+
+
+def zero(*weights):
+    """Sets weights to zero, those that are not None.
+
+    For a warm start, the last ones before a gate. Where a normalization comes between
+    the last kernel and the gate, they are the normalization's scale and shift: behind
+    a kernel of zeros it would divide by sqrt(epsilon), and make the kernel's first
+    gradients 1 / sqrt(epsilon) times as large.
+    """
+    for weight in weights:
+        if weight is not None:
+            weight.assign(ops.zeros(weight.shape, weight.dtype))
+
+
+def no_warm_start(layer, reason):
+    """Returns the error of a layer that can't start as a constant times its input."""
+    return ValueError(f"layer {layer.name!r} has no warm start: {reason}")
+
+
 def check_deployable(layer):
     """Raises ValueError if `layer` is not built or not channels_last."""
-    if not layer.built:
-        raise ValueError(f"layer {layer.name!r} must be built before it is deployed")
+    check_built(layer, "deployed")
     if layer.data_format != "channels_last":
         raise ValueError(
             f"layer {layer.name!r} has data_format={layer.data_format!r}: only "

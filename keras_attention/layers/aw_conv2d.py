@@ -179,6 +179,18 @@ class AWConv2D(keras.layers.Conv2D):
         y = ops.transpose(y, (0, 3, 1, 2)) if first else y
         return self.activation(y)
 
+    def warm_start(self):
+        """Makes A constant, its last norm 0; returns 1 + A, 3/2, for the kernel.
+
+        With that divided out of its kernel the layer is a plain convolution.
+
+        Raises:
+            ValueError: The layer is not built.
+        """
+        _common.check_built(self)
+        _common.zero(self.expand_norm.gamma, self.expand_norm.beta)
+        return 1 + _common.at_zero(self, ops.sigmoid)
+
     def deploy(self):
         """Returns an equal function of stock layers that phones run well.
 

@@ -134,6 +134,21 @@ class BAM(keras.layers.Layer):
         s = ops.transpose(s, (0, 3, 1, 2)) if first else s
         return x * (1 + ops.sigmoid(_COMBINE[self.combine](c, s)))
 
+    def warm_start(self):
+        """Makes the gate constant, its logits 0; returns 1 + its value, 3/2.
+
+        Zero are the last kernel per channel and, with "sum", that per position.
+
+        Raises:
+            ValueError: The layer is not built.
+        """
+        _common.check_built(self)
+        _common.zero(self.channel_expand.kernel, self.channel_expand.bias)
+        # Of a product, two factors that are 0 would take each other's gradient away.
+        if self.combine == "sum":
+            _common.zero(self.spatial_expand.kernel, self.spatial_expand.bias)
+        return 1 + _common.at_zero(self, ops.sigmoid)
+
     def deploy(self):
         """Returns an equal function of stock layers that phones run well.
 

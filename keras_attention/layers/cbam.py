@@ -116,6 +116,18 @@ class CBAM(keras.layers.Layer):
         s = self.norm(self.spatial(z), training=training)  # (N, H, W, 1)
         return u * ops.expand_dims(ops.squeeze(ops.sigmoid(s), 3), channel)
 
+    def warm_start(self):
+        """Makes both gates constant, their last weights 0; returns their product, 1/4.
+
+        Raises:
+            ValueError: The layer is not built.
+        """
+        _common.check_built(self)
+        _common.zero(
+            self.expand.kernel, self.expand.bias, self.norm.gamma, self.norm.beta
+        )
+        return _common.at_zero(self, ops.sigmoid) ** 2
+
     def deploy(self):
         """Returns an equal function of stock layers that phones run well.
 

@@ -117,6 +117,18 @@ class CoordAttention(keras.layers.Layer):
             g_h, g_w = (ops.transpose(g, (0, 3, 1, 2)) for g in (g_h, g_w))
         return x * g_h * g_w
 
+    def warm_start(self):
+        """Makes both gates constant, last kernels 0; returns their product, gate(0)^2.
+
+        Raises:
+            ValueError: The layer is not built, or gate(0) is not positive.
+        """
+        _common.check_built(self)
+        scale = _common.at_zero(self, self.gate, self.expand_h.filters)
+        for conv in (self.expand_h, self.expand_w):
+            _common.zero(conv.kernel, conv.bias)
+        return scale * scale
+
     def deploy(self):
         """Returns an equal function of stock layers that phones run well.
 

@@ -165,6 +165,22 @@ class DoubleAttention(keras.layers.Layer):
         y = ops.moveaxis(y, -1, 1) if first else y
         return x + y if self.residual else y
 
+    def warm_start(self):
+        """Makes the branch 0: its last kernel, or the normalization; returns 1.
+
+        Raises:
+            ValueError: The layer is not built, or `residual` is False.
+        """
+        _common.check_built(self)
+        if not self.residual:
+            reason = "without the residual sum the input does not pass it by"
+            raise _common.no_warm_start(self, reason)
+        if self.norm is not None:
+            _common.zero(self.norm.gamma, self.norm.beta)
+        else:
+            _common.zero(self.extend.kernel, self.extend.bias)
+        return 1.0
+
     def deploy(self):
         """Returns an equal function of stock layers that phones run well.
 

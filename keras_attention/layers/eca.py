@@ -128,6 +128,16 @@ class ECA(keras.layers.Layer):
         f = ops.squeeze(self.conv(z[..., None]), -1)  # (N, C)
         return x * _common.per_channel(self, ops.sigmoid(f), rank)
 
+    def warm_start(self):
+        """Makes the gate constant, its kernel 0; returns its value, 1/2.
+
+        Raises:
+            ValueError: The layer is not built.
+        """
+        _common.check_built(self)
+        _common.zero(self.conv.kernel)
+        return _common.at_zero(self, ops.sigmoid)
+
     def deploy(self):
         """Returns an equal function of stock layers that phones run well.
 

@@ -183,6 +183,19 @@ class EfficientMultiScaleAttention(keras.layers.Layer):
         """Returns (..., C) as (..., G, c)."""
         return ops.reshape(x, (*ops.shape(x)[:-1], self._group_count, -1))
 
+    def warm_start(self):
+        """Makes the gate constant, 3x3 kernel and norm 0; returns its value, 1/2.
+
+        Both branches learn at once. The outputs of the 3x3 convolution start alike; it
+        is gamma that parts them, from the second step on.
+
+        Raises:
+            ValueError: The layer is not built.
+        """
+        _common.check_built(self)
+        _common.zero(self.spatial.kernel, self.spatial.bias, self.gamma, self.beta)
+        return _common.at_zero(self, ops.sigmoid)
+
     def deploy(self):
         """Returns an equal function of stock layers that phones run well.
 

@@ -143,6 +143,25 @@ class GAM(keras.layers.Layer):
         g = ops.reshape(g, (*shape[:3], self.groups, channels // self.groups))
         return ops.reshape(ops.swapaxes(g, 3, 4), shape)
 
+    def warm_start(self):
+        """Makes both gates constant; returns their product, 1/4, or 1/2 of one sigmoid.
+
+        Zero are the last kernel per channel and the last normalization; the bias in
+        front of no sigmoid is 1, the others are 0.
+
+        Raises:
+            ValueError: The layer is not built.
+        """
+        _common.check_built(self)
+        _common.zero(self.channel_expand.kernel, self.channel_expand.bias)
+        _common.zero(self.expand_norm.gamma, self.expand_norm.beta)
+        scale = _common.at_zero(self, ops.sigmoid)
+        if self.channel_gate is None:
+            bias = self.channel_expand.bias
+            bias.assign(ops.ones(bias.shape, bias.dtype))
+            return scale
+        return scale * scale
+
     def deploy(self):
         """Returns an equal function of stock layers that phones run well.
 

@@ -202,6 +202,21 @@ class GatherExcite(keras.layers.Layer):
         product = ops.cast(x * conv.kernel[..., 0], wide)
         return ops.cast(ops.sum(product, (1, 2), True), x.dtype)
 
+    def warm_start(self):
+        """Makes the gate constant, last kernel or norm 0; returns its value, 1/2.
+
+        Raises:
+            ValueError: The layer is not built, or `variant` is "theta_minus".
+        """
+        _common.check_built(self)
+        if self.variant == "theta_minus":
+            raise _common.no_warm_start(self, 'variant="theta_minus" has no weights')
+        if self.expand is not None:
+            _common.zero(self.expand.kernel, self.expand.bias)
+        else:
+            _common.zero(self.norms[-1].gamma, self.norms[-1].beta)
+        return _common.at_zero(self, ops.sigmoid)
+
     def deploy(self):
         """Returns an equal function of stock layers that phones run well.
 

@@ -181,6 +181,16 @@ class GlobalContext(keras.layers.Layer):
         h = h * ops.rsqrt(variance + EPSILON) * self.gamma + self.beta
         return ops.cast(h, self.compute_dtype)
 
+    def warm_start(self):
+        """Makes what is fused constant, W2 and b2 0; returns 1 ("add") or 1/2 ("mul").
+
+        Raises:
+            ValueError: The layer is not built.
+        """
+        _common.check_built(self)
+        _common.zero(self.expand.kernel, self.expand.bias)
+        return 1.0 if self.fusion == "add" else _common.at_zero(self, ops.sigmoid)
+
     def deploy(self):
         """Returns an equal function of stock layers that phones run well.
 

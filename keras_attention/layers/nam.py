@@ -21,6 +21,7 @@ from keras_attention.layers import _common
 from keras_attention.registry import register
 
 _TINY = 1e-30  # far below any sum of scales, and no denormal number
+_WARM_GAMMA = 1e-6
 
 
 @register("nam")
@@ -93,6 +94,22 @@ class NAM(keras.layers.Layer):
         if self.data_format == "channels_first":
             weights = ops.reshape(weights, (-1, 1, 1))
         return x * ops.sigmoid(y * ops.cast(weights, y.dtype))
+
+    def warm_start(self):
+        """Makes the gate nearly constant, by small gammas; returns its value, 1/2.
+
+        Gammas of 0 would get no gradient, as w is 0 then. Gammas that are all 1e-6 have
+        the w, and the gradients, of ones; where x is d deviations from its mean, y is
+        within 5e-7 d / C of x / 2. The first steps of training set their proportions.
+
+        Raises:
+            ValueError: The layer is not built.
+        """
+        _common.check_built(self)
+        gamma = self.norm.gamma
+        gamma.assign(ops.full(gamma.shape, _WARM_GAMMA, gamma.dtype))
+        _common.zero(self.norm.beta)
+        return _common.at_zero(self, ops.sigmoid)
 
     def deploy(self):
         """Returns an equal function of stock layers that phones run well.

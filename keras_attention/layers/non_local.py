@@ -145,6 +145,16 @@ class NonLocal(keras.layers.Layer):
         y = ops.reshape(y, shape)
         return x + (ops.moveaxis(y, -1, 1) if first else y)
 
+    def warm_start(self):
+        """Makes the branch 0 by its normalization; returns 1, the factor of the input.
+
+        Raises:
+            ValueError: The layer is not built.
+        """
+        _common.check_built(self)
+        _common.zero(self.norm.gamma, self.norm.beta)
+        return 1.0
+
     def deploy(self):
         """Returns an equal function of stock layers that phones run well.
 

@@ -165,6 +165,11 @@ class SelectiveKernel(keras.layers.Layer):
         y = sum(u * a[:, i] for i, u in enumerate(branches))
         return ops.transpose(y, (0, 3, 1, 2)) if first else y
 
+    def warm_start(self):
+        """Raises ValueError: it is a convolution of its own."""
+        reason = "it replaces a convolution by others, whatever their gates"
+        raise _common.no_warm_start(self, reason)
+
     def deploy(self):
         """Returns an equal function of stock layers that phones run well.
 

@@ -124,6 +124,11 @@ class ShuffleAttention(keras.layers.Layer):
         halves = ops.reshape(x, [*shape[:axis], 2, -1, *shape[axis + 1 :]])
         return ops.reshape(ops.swapaxes(halves, axis, axis + 1), shape)
 
+    def warm_start(self):
+        """Raises ValueError: no weights undo its shuffle of the channels."""
+        reason = "it shuffles the channels, whatever its weights"
+        raise _common.no_warm_start(self, reason)
+
     def deploy(self):
         """Returns an equal function of stock layers that phones run well.
 

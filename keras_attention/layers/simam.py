@@ -91,6 +91,11 @@ class SimAM(keras.layers.Layer):
         gate = ops.sigmoid(d / (4 * (v + self.e_lambda)) + 0.5)
         return x * ops.cast(gate, x.dtype)
 
+    def warm_start(self):
+        """Raises ValueError: it has no weights that could make its gate constant."""
+        reason = "it has no weights that could make its gate constant"
+        raise _common.no_warm_start(self, reason)
+
     def deploy(self):
         """Returns an equal function of stock layers that phones run well.
 

@@ -105,6 +105,16 @@ class SpatialGroupEnhance(keras.layers.Layer):
         shape[self._axis : self._axis + 1] = [self._group_count, -1]
         return ops.sum(ops.reshape(x, shape), axis=self._axis + 1)
 
+    def warm_start(self):
+        """Makes the gate constant, gamma and beta 0; returns its value, 1/2.
+
+        Raises:
+            ValueError: The layer is not built.
+        """
+        _common.check_built(self)
+        _common.zero(self.gamma, self.beta)
+        return _common.at_zero(self, ops.sigmoid)
+
     def deploy(self):
         """Returns an equal function of stock layers that phones run well.
 

@@ -113,6 +113,17 @@ class SqueezeExcite(keras.layers.Layer):
         g = self.gate(self.expand(f))  # (N, 1, 1, C)
         return x * _common.per_channel(self, g, rank)
 
+    def warm_start(self):
+        """Makes the gate constant, its last kernel 0; returns its value, gate(0).
+
+        Raises:
+            ValueError: The layer is not built, or gate(0) is not positive.
+        """
+        _common.check_built(self)
+        scale = _common.at_zero(self, self.gate, self.expand.filters)
+        _common.zero(self.expand.kernel, self.expand.bias)
+        return scale
+
     def deploy(self):
         """Returns an equal function of stock layers that phones run well.
 

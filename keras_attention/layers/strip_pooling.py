@@ -106,6 +106,16 @@ class StripPooling(keras.layers.Layer):
         g = ops.sigmoid(self.mix(ops.relu(u_h + u_w)))  # (N, H, W, C)
         return x * (ops.transpose(g, (0, 3, 1, 2)) if first else g)
 
+    def warm_start(self):
+        """Makes the gate constant, its last kernel 0; returns its value, 1/2.
+
+        Raises:
+            ValueError: The layer is not built.
+        """
+        _common.check_built(self)
+        _common.zero(self.mix.kernel, self.mix.bias)
+        return _common.at_zero(self, ops.sigmoid)
+
     def deploy(self):
         """Returns an equal function of stock layers that phones run well.
 

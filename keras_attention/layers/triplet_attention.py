@@ -109,6 +109,17 @@ class TripletAttention(keras.layers.Layer):
             gate = gate + ops.expand_dims(ops.sigmoid(s) / 3, axis)
         return x * gate
 
+    def warm_start(self):
+        """Makes the three gates constant, their norms 0; returns their mean, 1/2.
+
+        Raises:
+            ValueError: The layer is not built.
+        """
+        _common.check_built(self)
+        for norm in self.norms:
+            _common.zero(norm.gamma, norm.beta)
+        return _common.at_zero(self, ops.sigmoid)
+
     def deploy(self):
         """Returns an equal function of stock layers that phones run well.
 

@@ -28,6 +28,7 @@ FEW_TESTS = {
     "test_config_round_trip",
     "test_keras_file",
     "test_output_shape",
+    "test_is_a_constant_times_its_input",
 }
 
 if BACKEND == "jax":

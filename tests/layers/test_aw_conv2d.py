@@ -14,6 +14,7 @@ from support.comparing import CLOSE, array, difference, features
 from support.finite_differences import assert_gradients_match
 from support.layer_suite import OPTIONS, Golden, Properties, Suite
 from support.torch_weights import apply, live
+from support.warm_start_suite import Warm, WarmStart
 
 from keras_attention import AWConv2D
 from keras_attention.layers import _aw_forms
@@ -163,6 +164,30 @@ class TestLayer(Block, Properties):
             for j, columns in enumerate(([0], [0, 1], [1])):
                 expected = x[0][rows][:, columns].mean()
                 assert means[0, i, j, 0] == pytest.approx(expected, rel=1e-6)
+
+
+class TestWarmStart(Block, WarmStart):
+    """A factor of the kernel."""
+
+    warm = tuple(
+        Warm(1.5, ("expand_norm/gamma",), arguments)
+        for arguments in (
+            {},
+            {"input_sharing": 8, "strides": 2},
+            {"groups": 24, "filters": 48},
+        )
+    )
+    rounding = 0.02  # of 216 products, too
+
+    def expected(self, layer, x, scale):
+        y = ops.conv(
+            x,
+            scale * layer.kernel,
+            layer.strides,
+            layer.padding,
+            data_format="channels_last",
+        )
+        return array(y + layer.bias)
 
 
 class TestDropIn:

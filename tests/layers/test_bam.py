@@ -9,6 +9,7 @@ from reference.bam import CHANNEL, SPATIAL
 from support.comparing import CLOSE, difference, features
 from support.layer_suite import OPTIONS, Golden, Properties, Suite
 from support.torch_weights import apply, live
+from support.warm_start_suite import Warm, WarmStart
 
 from keras_attention import BAM
 
@@ -46,6 +47,17 @@ class TestGolden(Block, Golden):
 
 class TestLayer(Block, Properties):
     pass
+
+
+class TestWarmStart(Block, WarmStart):
+    warm = (
+        Warm(1.5, ("channel_expand/kernel", "spatial_expand/kernel"), {"reduction": 4}),
+        Warm(
+            1.5,
+            ("channel_expand/kernel",),
+            {"reduction": 4, "combine": "product"},
+        ),
+    )
 
 
 class TestDefinition:

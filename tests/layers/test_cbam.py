@@ -8,6 +8,7 @@ from reference import cbam as reference
 from support.comparing import CLOSE, difference, features
 from support.layer_suite import OPTIONS, Golden, Properties, Suite
 from support.torch_weights import apply, live
+from support.warm_start_suite import Warm, WarmStart
 
 from keras_attention import CBAM
 from keras_attention.weights.torch_state import torch_parameters
@@ -34,6 +35,14 @@ class TestGolden(Block, Golden):
 
 class TestLayer(Block, Properties):
     pass
+
+
+class TestWarmStart(Block, WarmStart):
+    # The scale of the normalization starts at 0 as it is.
+    warm = (
+        Warm(0.25, ("expand/kernel",), {"reduction": 4}),
+        Warm(0.25, ("expand/kernel", "norm/gamma"), {"zero_init_norm": False}),
+    )
 
 
 class TestDefinition:

@@ -12,6 +12,7 @@ from support.comparing import CLOSE, array, difference, features
 from support.gradients import FLOAT64_CLOSE, double_precision, gradients
 from support.live_coord_attention import deployed, live_layer, set_weights
 from support.torch_weights import apply
+from support.warm_start_suite import NoWarmStart, Warm, WarmStart
 
 from keras_attention import CoordAttention
 
@@ -177,6 +178,26 @@ class TestNumpyParity:
         assert difference(y, reference.coord_attention(x, weights), scale) <= CLOSE
         assert difference(deployed(layer, x.shape[1:])(x), y, scale) <= CLOSE
         assert (np.abs(y) <= np.abs(x)).all()  # both gates are in [0, 1]
+
+
+class TestWarmStart(WarmStart):
+    layer_class = CoordAttention
+    warm = tuple(
+        Warm(scale, ("expand_h/kernel", "expand_w/kernel"), arguments)
+        for scale, arguments in (
+            (0.25, {"bias_initializer": "ones"}),
+            (0.25, {"gate": "hard_sigmoid", "activation": "relu"}),
+            (1, {"gate": "exponential"}),
+        )
+    )
+
+
+class TestNoWarmStart(NoWarmStart):
+    layer_class = CoordAttention
+    refused = {
+        "positive at 0; received 0 there": {"gate": "relu"},
+        "positive at 0; received -0.69": {"gate": "log_sigmoid"},
+    }
 
 
 class TestProperties:

@@ -13,6 +13,7 @@ from support.finite_differences import assert_gradients_match
 from support.gradients import gradients
 from support.layer_suite import OPTIONS, Golden, Properties, Suite
 from support.torch_weights import apply, live, random_weights
+from support.warm_start_suite import NoWarmStart, Warm, WarmStart
 
 from keras_attention import DoubleAttention
 from keras_attention.weights import load_torch
@@ -82,6 +83,19 @@ class TestWithNormalization(Block, Properties):
         variance = 0.9 * weights["bn.running_var"] + 0.1 * rows.var(0)
         assert difference(layer.norm.moving_mean, mean) <= CLOSE
         assert difference(layer.norm.moving_variance, variance) <= CLOSE
+
+
+class TestWarmStart(Block, WarmStart):
+    shapes = ((3, 7, 10), (2, 3, 5, 4))
+    warm = (
+        Warm(1, ("extend/kernel",)),
+        Warm(1, ("extend/kernel",), {"use_bias": False}),
+        Warm(1, ("norm/gamma",), {"zero_init_norm": True}, starts_so=True),
+    )
+
+
+class TestNoWarmStart(Block, NoWarmStart):
+    refused = {"without the residual sum": {"residual": False}}
 
 
 class TestDefinition:

@@ -8,6 +8,7 @@ from reference import eca as reference
 from support.comparing import CLOSE, difference, features
 from support.layer_suite import OPTIONS, Golden, Properties, Suite
 from support.torch_weights import apply, built, live
+from support.warm_start_suite import Warm, WarmStart
 
 from keras_attention import ECA
 from keras_attention.weights import load_torch
@@ -38,6 +39,14 @@ class TestLayer(Block, Properties):
 class TestVideo(Block, Properties):
     cases = ({"kernel_size": 5},)
     sizes = ((3, 4, 5), (2, 5, 3), (4, 1, 2), (1, 1, 1))
+
+
+class TestWarmStart(Block, WarmStart):
+    shapes = ((3, 7, 10), (2, 3, 5, 4))
+    warm = (
+        Warm(0.5, ("conv/kernel",)),
+        Warm(0.5, ("conv/kernel",), {"kernel_size": 7}),
+    )
 
 
 class TestDefinition:

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from reference import efficient_multiscale_attention as reference
 from support.comparing import CLOSE, array, difference, features
 from support.finite_differences import assert_gradients_match
+from support.gradients import gradients
 from support.layer_suite import OPTIONS, Golden, Properties, Suite
 from support.torch_weights import apply, live
+from support.warm_start_suite import Warm, WarmStart
 
 from keras_attention import EfficientMultiScaleAttention
 
@@ -37,6 +39,24 @@ class TestGolden(Block, Golden):
 
 class TestLayer(Block, Properties):
     pass
+
+
+class TestWarmStart(Block, WarmStart):
+    warm = tuple(
+        Warm(0.5, ("gamma", "beta", "spatial/kernel"), {"groups": groups})
+        for groups in (8, 24)
+    )
+
+    def test_the_outputs_of_the_3x3_convolution_part(self):
+        """They start alike, and one step leaves them so; gamma it does not."""
+        layer, x = self.fresh(self.warm[0])
+        layer.warm_start()
+        for parted in (False, True):
+            _, _, found = gradients(layer, x, features(*x.shape, seed=2))
+            for weight in layer.trainable_variables:
+                weight.assign(array(weight) - 0.1 * found[id(weight)])
+            kernel = array(layer.spatial.kernel)  # (3, 3, c, c)
+            assert (kernel.std(-1).max() >= 0.01 * abs(kernel).max()) == parted
 
 
 class TestDefinition:

@@ -8,6 +8,7 @@ from reference import gam as reference
 from support.comparing import CLOSE, difference, features
 from support.layer_suite import OPTIONS, Golden, Properties, Suite
 from support.torch_weights import apply, live
+from support.warm_start_suite import Warm, WarmStart
 
 from keras_attention import GAM
 
@@ -50,6 +51,17 @@ class TestWithoutChannelGate(Block, Properties):
         expected = self.reference(features(*shape), weights, channel_gate=None)
         # 11 significant bits, through several operations
         assert difference(apply(layer, features(*shape)), expected) <= 0.01
+
+
+class TestWarmStart(Block, WarmStart):
+    warm = (
+        Warm(0.25, ("channel_expand/kernel", "expand_norm/gamma")),
+        Warm(
+            0.5,
+            ("channel_expand/kernel", "expand_norm/gamma"),
+            {"channel_gate": None, "groups": 2},
+        ),
+    )
 
 
 class TestDefinition:

@@ -11,6 +11,7 @@ from support.comparing import CLOSE, array, difference, features
 from support.gradients import double_precision, gradients
 from support.layer_suite import OPTIONS, Golden, Properties, Suite
 from support.torch_weights import FIRST, live
+from support.warm_start_suite import NoWarmStart, Warm, WarmStart
 
 from keras_attention import GatherExcite, get
 
@@ -100,6 +101,19 @@ class TestGlobal(Block, Properties):
         axis = 2 if data_format == FIRST else 1
         with pytest.raises(ValueError, match=f"expected axis {axis}.*value 6"):
             layer(features(1, 24, 5, 5) if axis == 2 else features(1, 5, 5, 24))
+
+
+class TestWarmStart(Block, WarmStart):
+    warm = (
+        Warm(0.5, ("expand/kernel",), {"variant": "theta_plus", "extent": 4}),
+        Warm(0.5, ("expand/kernel",), {"variant": "theta_plus", "reduction": 4}),
+        Warm(0.5, ("gather_norm_1/gamma",), {"variant": "theta", "extent": 4}),
+        Warm(0.5, ("gather_norm_0/gamma",), {"variant": "theta"}),
+    )
+
+
+class TestNoWarmStart(Block, NoWarmStart):
+    refused = {"theta_minus": {"variant": "theta_minus"}}
 
 
 class TestDefinition:

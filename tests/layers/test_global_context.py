@@ -9,6 +9,7 @@ from reference import global_context as reference
 from support.comparing import CLOSE, difference, features
 from support.layer_suite import OPTIONS, Golden, Properties, Suite
 from support.torch_weights import FIRST, apply, built, live, random_weights
+from support.warm_start_suite import Warm, WarmStart
 
 from keras_attention import GlobalContext
 from keras_attention.weights import load_torch
@@ -35,6 +36,16 @@ class TestLayer(Block, Properties):
 class TestVideo(Block, Properties):
     cases = ({"reduction": 3},)
     sizes = ((3, 4, 5), (4, 1, 2), (1, 1, 1))
+
+
+class TestWarmStart(Block, WarmStart):
+    shapes = ((3, 7, 10), (2, 3, 5, 4))
+    warm = (
+        Warm(1, ("expand/kernel",), {"reduction": 3}, starts_so=True),
+        Warm(
+            0.5, ("expand/kernel",), {"reduction": 3, "fusion": "mul"}, starts_so=True
+        ),
+    )
 
 
 class TestDefinition:

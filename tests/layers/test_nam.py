@@ -10,6 +10,7 @@ from support.comparing import CLOSE, array, difference, features
 from support.gradients import gradients
 from support.layer_suite import LAYER_OPTIONS, Golden, Properties, Suite
 from support.torch_weights import apply, live
+from support.warm_start_suite import Warm, WarmStart
 
 from keras_attention import NAM
 from keras_attention.weights import load_torch
@@ -42,6 +43,10 @@ def with_scales(gamma, shape, seed=0, **arguments):
     weights |= {f"{NORM}.weight": np.asarray(gamma, "float32")}
     load_torch(layer, weights)
     return layer, weights
+
+
+class TestWarmStart(Block, WarmStart):
+    warm = (Warm(0.5, ("norm/gamma", "norm/beta")),)
 
 
 class TestDefinition:

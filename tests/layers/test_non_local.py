@@ -10,6 +10,7 @@ from support.comparing import CLOSE, difference, features
 from support.gradients import gradients
 from support.layer_suite import OPTIONS, Golden, Properties, Suite
 from support.torch_weights import FIRST, apply, built, live, random_weights
+from support.warm_start_suite import Warm, WarmStart
 
 from keras_attention import NonLocal
 from keras_attention.weights import load_torch
@@ -48,6 +49,11 @@ class TestGolden(Block, Golden):
 
 class TestLayer(Block, Properties):
     pass
+
+
+class TestWarmStart(Block, WarmStart):
+    shapes = ((3, 7, 10), (2, 3, 5, 4))
+    warm = (Warm(1, ("norm/gamma",), starts_so=True),)
 
 
 class TestVideo(Block, Properties):

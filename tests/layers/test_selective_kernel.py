@@ -11,6 +11,7 @@ from support.comparing import CLOSE, array, difference, features
 from support.gradients import double_precision, gradients
 from support.layer_suite import OPTIONS, Golden, Properties, Suite, prefixed
 from support.torch_weights import FIRST, apply, live
+from support.warm_start_suite import NoWarmStart
 
 from keras_attention import SelectiveKernel, get
 from keras_attention.weights.torch_state import torch_parameters
@@ -84,6 +85,10 @@ class TestLayer(Block, Properties):
         # 1e-8 and more where a part is float32, as Keras' means are on PyTorch
         limit = 1e-6 if keras.backend.backend() == "torch" else 1e-12
         assert difference(y, expected) <= limit
+
+
+class TestNoWarmStart(Block, NoWarmStart):
+    refused = {"replaces a convolution": {}}
 
 
 class TestDefinition:

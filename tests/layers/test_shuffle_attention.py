@@ -9,6 +9,7 @@ from support.comparing import CLOSE, array, difference, features
 from support.gradients import gradients
 from support.layer_suite import LAYER_OPTIONS, Golden, Properties, Suite
 from support.torch_weights import apply, live
+from support.warm_start_suite import NoWarmStart
 
 from keras_attention import ShuffleAttention
 from keras_attention.weights import load_torch
@@ -39,6 +40,10 @@ class TestLayer(Block, Properties):
         layer, weights = live(ShuffleAttention(), shape)
         x = features(*shape)
         assert difference(apply(layer, x), reference.forward(x, weights)) <= CLOSE
+
+
+class TestNoWarmStart(Block, NoWarmStart):
+    refused = {"shuffles the channels": {}}
 
 
 class TestDefinition:

@@ -10,6 +10,7 @@ from support.comparing import CLOSE, array, difference, features
 from support.gradients import gradients
 from support.layer_suite import LAYER_OPTIONS, Golden, Properties, Suite
 from support.torch_weights import apply
+from support.warm_start_suite import NoWarmStart
 
 from keras_attention import SimAM
 from keras_attention.weights import load_torch
@@ -62,6 +63,10 @@ class TestVideo(Block, Properties):
     channels = 12
     sizes = ((3, 4, 5), (2, 5, 3), (4, 1, 2), (1, 1, 1))
     test_every_weight_gets_a_gradient = None
+
+
+class TestNoWarmStart(Block, NoWarmStart):
+    refused = {"has no weights": {}}
 
 
 class TestDefinition:

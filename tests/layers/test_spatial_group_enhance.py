@@ -9,6 +9,7 @@ from support.comparing import CLOSE, array, difference, features
 from support.gradients import gradients
 from support.layer_suite import LAYER_OPTIONS, Golden, Properties, Suite
 from support.torch_weights import apply, live
+from support.warm_start_suite import Warm, WarmStart
 
 from keras_attention import SpatialGroupEnhance
 from keras_attention.weights import load_torch
@@ -34,6 +35,14 @@ class TestGolden(Block, Golden):
 
 class TestLayer(Block, Properties):
     pass
+
+
+class TestWarmStart(Block, WarmStart):
+    # Fresh, gamma is 0 and beta is 1.
+    warm = (
+        Warm(0.5, ("gamma",), {"groups": 8}, starts_so=True),
+        Warm(0.5, ("gamma",), {"groups": 1}, starts_so=True),
+    )
 
 
 class TestDefinition:

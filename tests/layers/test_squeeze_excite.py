@@ -8,6 +8,7 @@ from reference import squeeze_excite as reference
 from support.comparing import CLOSE, difference, features
 from support.layer_suite import OPTIONS, Golden, Properties, Suite
 from support.torch_weights import apply, built, live
+from support.warm_start_suite import NoWarmStart, Warm, WarmStart
 
 from keras_attention import SqueezeExcite
 from keras_attention.weights import load_torch
@@ -43,6 +44,19 @@ class TestLayer(Block, Properties):
 class TestVideo(Block, Properties):
     cases = ({"reduction": 4},)
     sizes = ((3, 4, 5), (2, 5, 3), (4, 1, 2), (1, 1, 1))
+
+
+class TestWarmStart(Block, WarmStart):
+    shapes = ((3, 7, 10), (2, 3, 5, 4))
+    warm = (
+        Warm(0.5, ("expand/kernel",), {"reduction": 2}),
+        Warm(0.5, ("expand/kernel",), {"gate": "hard_sigmoid", "use_bias": False}),
+        Warm(1 / 24, ("expand/kernel",), {"gate": "softmax", "reduction": 4}),
+    )
+
+
+class TestNoWarmStart(Block, NoWarmStart):
+    refused = {"positive at 0; received 0 there": {"gate": "tanh"}}
 
 
 class TestDefinition:

@@ -9,6 +9,7 @@ from reference import strip_pooling as reference
 from support.comparing import CLOSE, difference, features
 from support.layer_suite import OPTIONS, Golden, Properties, Suite
 from support.torch_weights import live
+from support.warm_start_suite import Warm, WarmStart
 
 from keras_attention import StripPooling, get
 
@@ -27,6 +28,10 @@ class TestGolden(Block, Golden):
 
 class TestLayer(Block, Properties):
     pass
+
+
+class TestWarmStart(Block, WarmStart):
+    warm = (Warm(0.5, ("mix/kernel",)),)
 
 
 class TestDefinition:

@@ -8,6 +8,7 @@ from reference import triplet_attention as reference
 from support.comparing import CLOSE, difference, features
 from support.layer_suite import OPTIONS, Golden, Properties, Suite
 from support.torch_weights import apply, live
+from support.warm_start_suite import Warm, WarmStart
 
 from keras_attention import TripletAttention
 
@@ -36,6 +37,13 @@ class TestGolden(Block, Golden):
 
 class TestLayer(Block, Properties):
     pass
+
+
+class TestWarmStart(Block, WarmStart):
+    warm = (
+        Warm(0.5, ("norm_cw/gamma", "norm_hc/gamma", "norm_hw/gamma")),
+        Warm(0.5, ("norm_cw/gamma",), {"kernel_size": 3}),
+    )
 
 
 class TestDefinition:
