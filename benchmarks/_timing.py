@@ -39,29 +39,12 @@ def load(path):
 
 
 def delegation(interpreter):
-    """Returns what runs where.
+    """Returns the number of partitions, and a Counter of the operators outside."""
+    # Not above: the processes that measure do without TensorFlow.
+    from keras_attention.mobile.inspect import delegation as walk
 
-    The interpreter keeps the nodes of the file and appends one DELEGATE node per
-    partition, but does not tell which nodes these replace. They do not write tensors
-    that anybody else reads, unless the DELEGATE node lists them as its outputs: so a
-    node that does runs outside.
-
-    Returns:
-        Number of partitions, and a Counter of the operators outside of them.
-    """
-    # There is no public way; a benchmark may use this one.
-    nodes = interpreter._get_ops_details()
-    delegates = [node for node in nodes if node["op_name"] == "DELEGATE"]
-    made = {int(tensor) for node in delegates for tensor in node["outputs"]}
-    read = {int(tensor) for node in delegates for tensor in node["inputs"]}
-    read |= {tensor["index"] for tensor in interpreter.get_output_details()}
-    outside = collections.Counter()
-    for node in reversed(nodes):
-        written = {int(tensor) for tensor in node["outputs"]}
-        if node["op_name"] != "DELEGATE" and written & read and not written & made:
-            outside[node["op_name"]] += 1
-            read |= {int(tensor) for tensor in node["inputs"]}
-    return len(delegates), outside
+    partitions, nodes = walk(interpreter)
+    return partitions, collections.Counter(node["op_name"] for node in nodes)
 
 
 def interleaved(paths, processes, rounds, runs):

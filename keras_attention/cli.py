@@ -1,4 +1,4 @@
-"""The command line: keras-attention demo, train, quantize, convert, verify, list.
+"""The command line: keras-attention demo, train, ..., benchmark, list.
 
 Every command is a few calls of the library. What the library or the system refuses is
 shown as one line (--traceback shows all of it); exit status 1, or 2 if the
@@ -13,6 +13,8 @@ import typer
 import typer.core
 from rich.console import Console
 from rich.markup import escape
+
+from keras_attention import cli_files
 
 Keras = Annotated[
     pathlib.Path,
@@ -335,9 +337,13 @@ def verify(
     console.print(str(report), markup=False, soft_wrap=True)
 
 
+app.command()(cli_files.inspect)
+app.command()(cli_files.benchmark)
+
+
 @app.command(name="list")
 def list_() -> None:
-    """Show the attention blocks and the backbones that there are."""
+    """Show the attention blocks, the backbones and the papers' networks."""
     from rich.table import Table
 
     import keras_attention
@@ -352,6 +358,13 @@ def list_() -> None:
         for name, entry in entries.items():
             table.add_row(name, escape(cli_inputs.summary(entry)))
         console.print(table, "")
+    title = "Networks of the papers (models.preset)"
+    table = Table(
+        *cli_inputs.PRESET_COLUMNS, title=title, title_justify="left", box=None
+    )
+    for row in cli_inputs.preset_rows():
+        table.add_row(*map(escape, row))
+    console.print(table)
 
 
 def _with_suffix(path: pathlib.Path, suffix: str) -> pathlib.Path:

@@ -11,6 +11,8 @@ from keras_attention import data, image_input, models
 from keras_attention.data import LABELS_FILE, ImageData, read_labels
 from keras_attention.mobile.convert import is_quantized
 
+PRESET_COLUMNS = "name", "parameters", "multiply-adds", "published top-1"
+
 
 def backbones() -> dict:
     """The builders of backbones by name."""
@@ -60,6 +62,21 @@ def taken(build, **options) -> dict:
 def summary(entry) -> str:
     """First line of what the module of a block or a backbone says about itself."""
     return sys.modules[entry.__module__].__doc__.strip().splitlines()[0]
+
+
+def preset_rows() -> list[tuple[str, ...]]:
+    """What `list` shows of the papers' networks, by `PRESET_COLUMNS`."""
+    rows = []
+    for name, preset in models.presets().items():
+        published, accuracy = preset.published, "-"
+        if published is not None:
+            accuracy = (
+                f"{published.dataset} {published.top1:.2f} % ({published.certainty})"
+            )
+        parameters = f"{preset.parameters:10,}"
+        adds = f"{preset.multiply_adds / 1e6:10,.1f} M"
+        rows.append((name, parameters, adds, accuracy))
+    return rows
 
 
 def load_model(path: pathlib.Path) -> keras.Model:

@@ -47,8 +47,8 @@ def run(
     """Train, deploy, quantize, fine-tune, convert, verify and report.
 
     Leaves in `out`: model.keras (float, trained), quantized.keras (after fine-tuning),
-    model.tflite (int8), model_uint8.tflite (its twin for raw bytes), labels.txt,
-    report.json and report.html.
+    model.tflite (int8), model_uint8.tflite (its twin for raw bytes), model.json
+    (about these two), labels.txt, report.json and report.html.
 
     Args:
         out: Folder for the results.

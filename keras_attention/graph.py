@@ -5,7 +5,8 @@ public API tells which operation made a symbolic tensor:
 
 - ``KerasTensor._keras_history`` names the operation and the index of its call;
 - ``Operation._inbound_nodes[index]`` is that call, with ``arguments.args``,
-  ``arguments.kwargs``, ``outputs`` and ``is_input``.
+  ``arguments.kwargs``, ``outputs`` and ``is_input``;
+- ``Layer._flatten_layers()`` is a layer and all layers in it, outer ones first.
 
 ``tests/test_graph.py`` fails first when Keras changes it.
 """
@@ -137,11 +138,46 @@ def is_functional(model: Any) -> bool:
     return isinstance(model, _FUNCTIONAL)
 
 
+def opens(op: Any) -> bool:
+    """Whether `op` is a built model that computes its graph of layers, no more."""
+    plain = is_functional(op) and type(op).call is _FUNCTIONAL.call
+    return plain or isinstance(op, keras.Sequential) and op.built
+
+
 def trace_model(model: keras.Model) -> Graph:
-    """Traces a functional model from its inputs to its outputs."""
-    graph = trace(model.inputs, model.output)
-    graph.inputs_structure = model.input
+    """Traces a functional or Sequential model from its inputs to its outputs."""
+    sequential = isinstance(model, keras.Sequential)
+    graph = trace(model.inputs, model.outputs[0] if sequential else model.output)
+    graph.inputs_structure = model.inputs[0] if sequential else model.input
     return graph
+
+
+def trace_flat(model: keras.Model) -> Graph:
+    """Traces a model and those nested in it, with new tensors for each of their calls.
+
+    The tensors stand for those of the model; only its inputs are the same.
+    """
+    nodes = []
+
+    def call(node, args, kwargs):
+        if opens(node.op):
+            values = model_inputs(node.op, args[0] if args else kwargs["inputs"])
+            return replay(trace_model(node.op), values, call)
+        outputs = [Tensor(t.shape, t.dtype) for t in node.output_tensors]
+        nodes.append(Node(node.op, args, kwargs, outputs, node.name))
+        return outputs
+
+    outputs = replay(trace_model(model), model.inputs, call)
+    return Graph(list(model.inputs), outputs, nodes)
+
+
+def model_inputs(model: keras.Model, inputs: Any) -> list:
+    """Returns what a nested model is called on, in the order of its inputs."""
+    if isinstance(model, keras.Sequential) or not isinstance(inputs, dict):
+        return tree.flatten(inputs)
+    if isinstance(model.input, dict):
+        return [inputs[key] for key in sorted(model.input)]
+    return [inputs[tensor.name] for tensor in model.inputs]
 
 
 def substitute(value: Any, env: dict[int, Any]) -> Any:
@@ -262,7 +298,7 @@ def build_model(
         return apply(node, copy, args, kwargs)
 
     outputs = replay(graph, inputs if values is None else values, call)
-    return keras.Model(_pack_inputs(graph, inputs), outputs, name=name)
+    return keras.Model(pack_inputs(graph, inputs), outputs, name=name)
 
 
 def copy_operation(op: keras.Operation, name: str, **changes: Any) -> keras.Operation:
@@ -275,12 +311,33 @@ def copy_operation(op: keras.Operation, name: str, **changes: Any) -> keras.Oper
     """
     config = in_float32(op.get_config()) | {"name": name} | changes
     copy = type(op).from_config(config)
-    if not isinstance(op, keras.Layer):
-        return copy
-    if op.weights:
+    if isinstance(op, keras.Layer) and op.weights:
         copy.build_from_config(op.get_build_config())
         copy_weights(op, copy)
     return copy
+
+
+def copy_as_it_is(op: keras.Operation) -> keras.Operation:
+    """Copies an operation with name and dtype policy; a layer comes without weights.
+
+    Call the copy, which builds it as the original was built, and `copy_state`.
+    """
+    config = op.get_config() | {"name": op.name}
+    # A Lambda's function comes from a layer that is in use here, not from a file.
+    options = {"safe_mode": False} if isinstance(op, keras.layers.Lambda) else {}
+    return type(op).from_config(config, **options)
+
+
+def copy_state(original: keras.Layer, copy: keras.Layer) -> None:
+    """Takes over weights, as saving does, and what is frozen, of all layers inside."""
+    sublayers = original._flatten_layers(), copy._flatten_layers()
+    for old, new in zip(*sublayers, strict=True):
+        state = {}
+        old.save_own_variables(state)
+        new.load_own_variables(state)
+        new.trainable = old.trainable  # before that of the layers inside
+    for old, new in zip(original.weights, copy.weights, strict=True):
+        new.trainable = old.trainable
 
 
 def copy_weights(original: keras.Layer, copy: keras.Layer) -> None:
@@ -327,7 +384,8 @@ def _float32_policy(value: Any) -> Any:
     return "float32" if name is None or "float" in name else value
 
 
-def _pack_inputs(graph: Graph, inputs: Sequence[Tensor]) -> Any:
+def pack_inputs(graph: Graph, inputs: Sequence[Tensor]) -> Any:
+    """Returns new inputs in the structure in which a model takes the graph's."""
     if graph.inputs_structure is None:
         return list(inputs)
     return tree.pack_sequence_as(graph.inputs_structure, list(inputs))

@@ -17,7 +17,7 @@ class ImageInput(keras.layers.InputLayer):
     """An `InputLayer` whose config holds `input_range`.
 
     Args:
-        shape: Shape of one image, (H, W, C).
+        shape: Shape of one image, (H, W, C), or of one clip of video, (T, H, W, C).
         input_range: (lo, hi): the values that stand for byte 0 and byte 255.
         **kwargs: Other arguments of `keras.layers.InputLayer`.
 
@@ -51,13 +51,14 @@ def make_input(shape, input_range=BYTE_RANGE, name=None, batch_size=None):
     """Returns a symbolic image batch whose layer stores `input_range`.
 
     Args:
-        shape: Shape of one image, (H, W, C); None for a size that may vary.
+        shape: Shape of one image, (H, W, C), or of one clip of video, (T, H, W, C);
+            None for a size that may vary.
         input_range: (lo, hi): the values that stand for byte 0 and byte 255.
         name: Name of the input layer.
         batch_size: Fixed batch size, or None.
 
     Returns:
-        A float32 `KerasTensor`, (batch_size, H, W, C), to be used like that of
+        A float32 `KerasTensor`, (batch_size, *shape), to be used like that of
         `keras.Input`.
 
     Raises:

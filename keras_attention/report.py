@@ -8,14 +8,19 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Base of the reports: `to_dict()` for files, `print()` for people."""
+    """Base of the reports: `to_dict()` for files, `print()` for people.
+
+    A field with `repr=False` (a long list) is left out of what is printed.
+    """
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the report as dicts, lists and plain values that JSON can hold."""
         return _plain(self)
 
     def __str__(self) -> str:
-        return "\n".join(_lines(self.to_dict()))
+        hidden = {field.name for field in dataclasses.fields(self) if not field.repr}
+        shown = {k: v for k, v in self.to_dict().items() if k not in hidden}
+        return "\n".join(_lines(shown))
 
 
 def _plain(value: Any) -> Any:

@@ -12,6 +12,7 @@ from keras_attention import CoordAttention, cli, data, demo, image_input, mobile
 
 FILES = {
     "labels.txt",
+    "model.json",
     "model.keras",
     "model.tflite",
     "model_uint8.tflite",

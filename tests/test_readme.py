@@ -39,6 +39,7 @@ def test_python_from_import_to_tflite(tmp_path, monkeypatch, capsys):
     exec(code, {})
     assert {path.name for path in tmp_path.iterdir()} == {
         "labels.txt",
+        "model.json",
         "model.tflite",
         "model_uint8.tflite",
     }

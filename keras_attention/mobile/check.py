@@ -8,8 +8,9 @@ from collections.abc import Collection
 from keras_attention import report
 from keras_attention.mobile import litert
 
-# Shapes, axes and biases are int32 in integer files; everything else must be int8.
-_INTEGER = ("int8", "int32")
+# By the dtype at the ends of an integer file, what its tensors may be: shapes, axes
+# and biases are int32, and biases of int16 activations int64.
+_INTEGER = {"int8": ("int8", "int32"), "int16": ("int8", "int16", "int32", "int64")}
 _MAX_RANK = 4
 
 
@@ -50,8 +51,9 @@ class CheckReport(report.Report):
 def check(path: str | os.PathLike) -> CheckReport:
     """Reads a .tflite file, of any origin, without running it.
 
-    A file whose inputs or outputs are int8 or uint8 counts as an integer file: all its
-    tensors must be int8 or int32, and uint8 may stand at its two ends only.
+    A file whose inputs or outputs are int8, uint8 or int16 counts as an integer file:
+    all its tensors must be int8 or int32 (in an int16 file also int16 or int64), and
+    uint8 may stand at its two ends only.
 
     Args:
         path: the file.
@@ -75,12 +77,15 @@ def check(path: str | os.PathLike) -> CheckReport:
         max_rank=file.max_rank,
         inputs=file.inputs,
         outputs=file.outputs,
-        problems=tuple(problems(file, integer=bool(ends & {"int8", "uint8"}))),
+        problems=tuple(problems(file, integer=bool(ends & {"int8", "uint8", "int16"}))),
     )
 
 
 def problems(
-    file: litert.File, integer: bool, layers: Collection[str] = ()
+    file: litert.File,
+    integer: bool,
+    layers: Collection[str] = (),
+    float_layers: Collection[str] = (),
 ) -> list[str]:
     """Returns what is wrong with a file, one sentence each.
 
@@ -88,6 +93,7 @@ def problems(
         file: the file.
         integer: whether it must hold integers only.
         layers: names of Keras layers; tensors are traced back to them by their names.
+        float_layers: those of them that may compute in float in an integer file.
     """
     found = [
         f"Operator {name} is outside of TFLite's own set: phones can't run it."
@@ -102,6 +108,9 @@ def problems(
             )
     # Video has five axes by itself.
     most = max([_MAX_RANK, *(len(tensor.shape) for tensor in file.inputs)])
+    wide = any(tensor.dtype == "int16" for tensor in ends)
+    integers = _INTEGER["int16" if wide else "int8"]
+    declared = _tensors_of(file, float_layers)
     for tensor in file.tensors:
         where = _where(tensor, layers)
         if len(tensor.shape) > most:
@@ -109,9 +118,18 @@ def problems(
                 f"{where} has {len(tensor.shape)} axes, {tensor.shape}: mobile "
                 f"delegates take at most {_MAX_RANK}."
             )
-        allowed = (*_INTEGER, "uint8") if tensor in ends else _INTEGER
-        if integer and tensor.dtype not in allowed:
+        allowed = (*integers, "uint8") if tensor in ends else integers
+        if integer and tensor.dtype not in allowed and tensor not in declared:
             found.append(f"{where} is {tensor.dtype} in an integer file.")
+    return found
+
+
+def _tensors_of(file: litert.File, layers: Collection[str]) -> set[litert.Tensor]:
+    """Returns the tensors that operators of some layers read and write."""
+    found = set()
+    for reads, writes in file.calls:
+        if any(layer_of(tensor.name, layers) for tensor in writes):
+            found.update(reads, writes)
     return found
 
 

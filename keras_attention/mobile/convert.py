@@ -12,13 +12,14 @@ import keras
 
 from keras_attention import files, report
 from keras_attention import graph as graphs
-from keras_attention.mobile import litert, rules, tf_converter
+from keras_attention.mobile import litert, rules, sidecar, tf_converter
 from keras_attention.mobile.check import problems
 from keras_attention.mobile.deploy import deploy
-from keras_attention.mobile.fake_quant import FakeQuantize
+from keras_attention.mobile.fake_quant import QUANTIZING, FakeQuantize
 from keras_attention.mobile.quantize import quantize
 
-PRECISIONS = ("int8", "float16", "float32")
+PRECISIONS = ("int8", "int16x8", "dynamic", "float16", "float32")
+_INTEGER = ("int8", "int16x8")
 
 # Deployed blocks call the layers that make their gates so.
 _GATE = re.compile(r"_gate(_\w+)?$")
@@ -31,8 +32,9 @@ class ConvertReport(report.Report):
     Attributes:
         path: the file.
         uint8_path: its twin with uint8 inputs and outputs; None for floats.
+        json_path: what an app must know about them, see docs/file_formats.md.
         labels_path: the class names; None if none were given.
-        precision: "int8", "float16" or "float32".
+        precision: "int8", "int16x8", "dynamic", "float16" or "float32".
         bytes: size of the file.
         operators: number of operators of each kind.
         dtypes: number of tensors of each dtype.
@@ -42,6 +44,7 @@ class ConvertReport(report.Report):
 
     path: str
     uint8_path: str | None
+    json_path: str
     labels_path: str | None
     precision: str
     bytes: int
@@ -60,33 +63,42 @@ def convert(
     labels: Sequence[str] | str | os.PathLike | None = None,
     softmax: bool = False,
     attention_outputs: bool = False,
+    float_layers: Sequence[str] = (),
 ) -> ConvertReport:
     """Writes a model as a .tflite file of batch size 1, checked.
 
     int8: int8 inputs and outputs, every tensor int8 or int32; beside it
     `<stem>_uint8.tflite`, the same operators between uint8 inputs and outputs, into
-    which raw image bytes go if the model's `input_range` says so. float32: the deployed
-    model as it is; float16: with its weights stored in half the bytes. These two take
-    video models (inputs of rank 5), too. Files appear under their names only when all
-    of them are complete.
+    which raw image bytes go if the model's `input_range` says so. int16x8: int16
+    inputs, outputs and activations between int8 kernels. float32: the deployed model as
+    it is; float16: with its weights stored in half the bytes; dynamic: with kernels of
+    1,024 numbers or more in int8, and what is multiplied by them rounded as it comes.
+    The last three take video models (inputs of rank 5), too.
+
+    `<stem>.json` beside it holds what an app must know: input range, labels, scales,
+    digests (docs/file_formats.md). Files appear under their names only when all of them
+    are complete; a uint8 twin that an earlier conversion to `path` wrote, and this one
+    does not, is removed.
 
     Args:
         model: quantized by `mobile.quantize`, or a float model. It stays as it is.
         path: the file to write, "*.tflite".
-        precision: "int8", "float16" or "float32"; None is "int8" for a quantized
-            model and "float32" for a float one.
-        calibration: representative inputs for a float model and "int8", as for
-            `mobile.quantize`; not used otherwise.
+        precision: one of those above; None is what the model was quantized to, and
+            "float32" for a float model.
+        calibration: representative inputs for a float model and an integer precision,
+            as for `mobile.quantize`; not used otherwise.
         labels: class names in the order of the first output, or the path of a file
             with one a line; written as labels.txt beside the file.
         softmax: whether to append a softmax to the first output.
         attention_outputs: whether to append every attention gate as an output.
+        float_layers: patterns of the layers that may compute in float in an integer
+            file: those that `mobile.quantize` was given.
 
     Returns:
         A `ConvertReport`.
 
     Raises:
-        OSError: the files can't be written.
+        OSError: the files can't be written, or `<stem>.json` is a file of other origin.
         RuntimeError: Keras does not run on TensorFlow, or TensorFlow's converter fails.
         TypeError: `model` is no functional or Sequential model.
         ValueError: a precision that the model can't have; labels that are not one per
@@ -96,24 +108,29 @@ def convert(
             what `mobile.deploy` and `mobile.quantize` raise.
     """
     _check_backend()
-    quantized = is_quantized(model)
+    quantized = quantized_to(model)
     precision = _precision(precision, quantized, calibration)
+    integer = precision in _INTEGER
     target = _target(path)
     flat = model if quantized else deploy(model)
     names = _class_names(labels, flat)
     if softmax:
         _check_softmax(flat)
     files.require_writable(target)
-    if precision == "int8" and not quantized:
-        flat = quantize(flat, calibration)
+    sidecar.require_own(target)
+    if integer and not quantized:
+        options = {"scheme": precision, "float_layers": float_layers}
+        flat = quantize(flat, calibration, **options)
     if attention_outputs:
         flat = with_gates(flat)
     graph = graphs.trace(flat.inputs, list(flat.outputs))
-    if precision == "int8":
-        tf_converter.check_ranges(graph)
-    data = tf_converter.convert(graph, precision, softmax)
+    names_of_layers = {node.name for node in graph.nodes}
+    floats = _matching(float_layers, names_of_layers)
+    if integer:
+        tf_converter.check_ranges(graph, precision, floats)
+    data = tf_converter.convert(graph, precision, softmax, floats)
     file = litert.File(data)
-    found = problems(file, precision == "int8", {node.name for node in graph.nodes})
+    found = problems(file, integer, names_of_layers, floats)
     if found:
         raise ValueError(
             f"Model '{model.name}' can't become a .tflite file for phones:\n"
@@ -126,13 +143,19 @@ def convert(
     litert.Runner(contents[target])  # A file that can't be loaded is not written.
     twin = None
     if precision == "int8":
-        twin = target.with_name(f"{target.stem}_uint8.tflite")
+        twin = sidecar.twin_of(target)
         litert.give_uint8_ends(file.model)
         contents[twin] = litert.pack(file.model)
+    json_path = sidecar.path_of(target)
+    contents[json_path] = sidecar.describe(flat, precision, names, contents)
+    stale = None if twin else sidecar.stale_twin(target)
     labels_path = _write(contents, target, names)
+    if stale:
+        stale.unlink()
     return ConvertReport(
         path=str(target),
         uint8_path=None if twin is None else str(twin),
+        json_path=str(json_path),
         labels_path=labels_path,
         precision=precision,
         bytes=len(contents[target]),
@@ -143,11 +166,22 @@ def convert(
     )
 
 
+def quantized_to(model: keras.Model) -> str | None:
+    """Returns the precision that `mobile.quantize` gave a model, None for a float one.
+
+    Fewer bits than 8 are still an "int8" model, which the file would be.
+    """
+    layers = [x for x in getattr(model, "layers", ()) if isinstance(x, QUANTIZING)]
+    activations = [layer for layer in layers if isinstance(layer, FakeQuantize)]
+    if not activations:
+        return "dynamic" if layers else None
+    bits = [getattr(layer.quantizer, "num_bits", 8) for layer in activations]
+    return "int16x8" if max(bits) > 8 else "int8"
+
+
 def is_quantized(model: keras.Model) -> bool:
     """Whether the model comes from `mobile.quantize`."""
-    return any(
-        isinstance(layer, FakeQuantize) for layer in getattr(model, "layers", ())
-    )
+    return quantized_to(model) is not None
 
 
 def with_gates(model: keras.Model) -> keras.Model:
@@ -198,22 +232,33 @@ def _check_backend():
 
 def _precision(precision, quantized, calibration):
     if precision is None:
-        return "int8" if quantized else "float32"
+        return quantized or "float32"
     if precision not in PRECISIONS:
         raise ValueError(
             f"precision must be None or one of {PRECISIONS}. Received: {precision!r}"
         )
-    if precision != "int8" and quantized:
+    if quantized not in (None, precision):
         raise ValueError(
-            f"The model is quantized to int8 and can't be converted to '{precision}': "
-            "convert the float model that it was made from."
+            f"The model is quantized to {quantized} and can't be converted to "
+            f"'{precision}': convert the float model that it was made from."
         )
-    if precision == "int8" and not quantized and calibration is None:
+    if precision in _INTEGER and not quantized and calibration is None:
         raise ValueError(
-            "A float model needs calibration data to be converted to 'int8': pass "
-            "calibration=..., or the model that mobile.quantize returns."
+            f"A float model needs calibration data to be converted to '{precision}': "
+            "pass calibration=..., or the model that mobile.quantize returns."
         )
     return precision
+
+
+def _matching(patterns, names):
+    """Returns the names of the layers that may compute in float."""
+    found = set()
+    for pattern in patterns:
+        matching = {name for name in names if re.fullmatch(pattern, name)}
+        if not matching:
+            raise ValueError(f"float_layers: {pattern!r} matches no layer.")
+        found |= matching
+    return found
 
 
 def _target(path):

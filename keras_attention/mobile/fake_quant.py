@@ -168,19 +168,22 @@ class QuantizedKernel(keras.layers.Wrapper):
 
     def call(self, inputs, training=False):
         """Calls the layer with its kernel rounded."""
-        kernel = self.layer.kernel
-        quantized = self.quantizer(
-            ops.reshape(kernel, self._quantized_shape()),
-            training,
-            quantizers.raw(self.range_variables),
-        )
-        quantized = ops.reshape(quantized, kernel.shape)
-        mapping = [(kernel, quantized)]
+        mapping = [(self.layer.kernel, self.rounded_kernel(training))]
         if getattr(self.layer, "bias", None) is not None:
             # A scope hides the one around it, which may have a value for the bias.
             mapping.append((self.layer.bias, ops.convert_to_tensor(self.layer.bias)))
         with keras.StatelessScope(state_mapping=mapping):
             return self.layer(inputs)
+
+    def rounded_kernel(self, training=False):
+        """Returns the kernel as it is used; in training its range follows it first."""
+        kernel = self.layer.kernel
+        rounded = self.quantizer(
+            ops.reshape(kernel, self._quantized_shape()),
+            training,
+            quantizers.raw(self.range_variables),
+        )
+        return ops.reshape(rounded, kernel.shape)
 
     def _quantized_shape(self):
         """Shape in which the quantizer sees the kernel: output channels last.

@@ -4,11 +4,17 @@ import inspect
 import re
 
 import keras
-import numpy as np
-from keras import tree
+from keras import ops, tree
 
 from keras_attention import graph as graphs
-from keras_attention.mobile import composites, fake_quant
+from keras_attention.mobile import (
+    affines,
+    arithmetic,
+    composites,
+    fake_quant,
+    opening,
+    rules,
+)
 from keras_attention.mobile.folding import add_scale_shift
 from keras_attention.mobile.rewriting import Rewriter
 
@@ -43,6 +49,7 @@ _ENDS_IN_ACTIVATION = (
     keras.layers.SeparableConv1D,
     keras.layers.SeparableConv2D,
 )
+_NO_OPERATION = ("Copy", "Identity", "StopGradient")
 _ARITHMETIC = ("Add", "Subtract", "Multiply", "Divide", "TrueDivide")
 
 
@@ -114,11 +121,17 @@ class Flattener(Rewriter):
         if _does_nothing(op, args):
             return args[0]
         if isinstance(op, keras.Sequential) or graphs.is_functional(op):
-            return self.model(op, _model_inputs(op, args[0]), f"{name}_")
+            return self.model(op, graphs.model_inputs(op, args[0]), f"{name}_")
         if isinstance(op, keras.layers.Pipeline):
             for layer in op.layers:
                 args = (self.call(layer, layer.name, args, {}, f"{name}_"),)
             return args[0]
+        if rules.registered(op) is not None:
+            return self.add(op, name, *args, **kwargs)
+        if isinstance(op, keras.layers.SpectralNormalization):
+            return self.call(op.layer, op.layer.name, args, {}, f"{name}_")
+        if isinstance(op, keras.layers.TimeDistributed):
+            return self._time_distributed(op, name, args[0])
         if not isinstance(op, keras.Layer):
             return self._operation(op, name, args, kwargs, owner)
         if callable(getattr(op, "deploy", None)):
@@ -149,28 +162,92 @@ class Flattener(Rewriter):
         function = composites.tracing(layer, name, composites.Reads())
         return self.inline(function, args, {}, apply)
 
+    def _time_distributed(self, layer, name, x):
+        """Calls the layer inside once, the steps of a sequence in the batch axis."""
+        steps = x.shape[1]
+
+        def add(node, a, k):
+            return self.add(node.op, node.name, *a, **k)
+
+        def reshaped(x, shape, role):
+            return self.inline(
+                lambda x: ops.reshape(x, shape), (x,), {}, add, prefix=f"{name}_{role}_"
+            )
+
+        x = reshaped(x, (-1, *x.shape[2:]), "in")
+        x = self.call(layer.layer, layer.layer.name, (x,), {}, f"{name}_")
+        return reshaped(x, (-1, steps, *x.shape[1:]), "out")
+
+    def _heads(self, layer, name, query, value, key=None):
+        """Appends a multi-head attention without masks, of sequences."""
+        roles = {"query": query, "key": value if key is None else key, "value": value}
+        heads = [
+            self.call(getattr(layer, f"{role}_dense"), role, (x,), {}, f"{name}_")
+            for role, x in roles.items()
+        ]
+        found = self.inline(
+            lambda q, k, v: arithmetic.attention(q, k, v, layer.key_dim**-0.5),
+            tuple(heads),
+            {},
+            prefix=f"{name}_",
+        )
+        return self.call(layer.output_dense, "output", (found,), {}, f"{name}_")
+
+    def _opened(self, function, op, name, args, kwargs):
+        """Appends what a stock layer or operation is made of."""
+
+        def apply(node, a, k):
+            role = node.name.removeprefix(op.name)
+            return self.call(node.op, name + role, a, k, "")
+
+        return self.inline(function, args, kwargs, apply, prefix=f"{op.name}_")
+
     def _stock_layer(self, layer, name, args, kwargs):
         _refuse_channels_first(layer, name, args)
         if isinstance(layer, keras.layers.Rescaling | keras.layers.Normalization):
             (x,) = args
-            scale, shift = _input_affine(layer, name, x)
+            scale, shift = affines.input_affine(layer, name, x)
             node = graphs.Node(layer, args, kwargs, None, name)
             return add_scale_shift(self, x, scale, shift, node, trainable=False)
         if isinstance(layer, keras.layers.Activation):
             return self._activation(layer.activation, layer, name, args[0])
         if isinstance(layer, keras.layers.Add | keras.layers.Multiply):
             return self._merge(layer, name, *args[0])
+        if isinstance(layer, keras.layers.Average):
+            return self._average(layer, name, *args[0])
+        plain = not any(value is not None for value in kwargs.values())
+        if isinstance(layer, keras.layers.MultiHeadAttention) and plain:
+            if all(len(x.shape) == 3 for x in args):
+                return self._heads(layer, name, *args)
+        if type(layer) is keras.layers.Attention and plain:
+            if layer.score_mode == "dot":
+                return self._composite(layer, name, args, kwargs)
         function = None
         if isinstance(layer, _ENDS_IN_ACTIVATION):
             function = layer.activation
         if function is None or function is keras.activations.linear:
-            return self.add(layer, name, *args, **kwargs)
+            return self._leaf(layer, name, args, kwargs)
         linear = self.once(
             lambda: graphs.copy_operation(layer, layer.name, activation="linear"), layer
         )
-        x = self.add(linear, name, *args, **kwargs)
+        x = self._leaf(linear, name, args, kwargs)
         label = getattr(function, "name", getattr(function, "__name__", "activation"))
         return self._activation(function, layer, f"{name}_{label}", x)
+
+    def _leaf(self, op, name, args, kwargs):
+        function = self.once(lambda: opening.opened(op), op, "opened")
+        if function is None:
+            return self.add(op, name, *args, **kwargs)
+        return self._opened(function, op, name, args, kwargs)
+
+    def _average(self, layer, name, *tensors):
+        """Appends the sum of tensors, two at a time, and its division."""
+        x, *others = tensors
+        for index, other in enumerate(others):
+            pair = self.once(lambda: keras.layers.Add(), layer, index)
+            x = self.add(pair, f"{name}_{index}", [x, other])
+        share = 1 / len(tensors)
+        return self.inline(lambda x: x * share, (x,), {}, prefix=f"{name}_")
 
     def _merge(self, layer, name, x, *others):
         """Appends a sum or product of tensors, two at a time as phones compute it."""
@@ -232,10 +309,10 @@ class Flattener(Rewriter):
             if isinstance(leaf, keras.Variable)
         ]
         if not variables:
-            return self.add(op, name, *args, **kwargs)
+            return self._leaf(op, name, args, kwargs)
         where = f"operation '{name}'" + (f" of layer '{owner.name}'" if owner else "")
         if len(args) == 2 and type(op).__name__ in _ARITHMETIC:
-            affine = _variable_affine(type(op).__name__, *args)
+            affine = affines.variable_affine(type(op).__name__, *args)
             if affine is not None:
                 x, scale, shift = affine
                 node = graphs.Node(op, args, kwargs, None, name)
@@ -276,7 +353,7 @@ def _does_nothing(op, args):
     if name == "Cast":
         dtypes = args[0].dtype, op.compute_output_spec(*args).dtype
         return all(map(keras.backend.is_float_dtype, dtypes))
-    return name == "Identity" or bool(_AUGMENTATION.fullmatch(name))
+    return name in _NO_OPERATION or bool(_AUGMENTATION.fullmatch(name))
 
 
 def _is_stock(layer):
@@ -297,15 +374,6 @@ def _inputs_first(layer, args, kwargs):
     return (kwargs.pop(first),), kwargs
 
 
-def _model_inputs(model, inputs):
-    """Returns what a nested model is called on, in the order of its inputs."""
-    if isinstance(model, keras.Sequential) or not isinstance(inputs, dict):
-        return tree.flatten(inputs)
-    if isinstance(model.input, dict):
-        return [inputs[key] for key in sorted(model.input)]
-    return [inputs[tensor.name] for tensor in model.inputs]
-
-
 def _refuse_channels_first(layer, name, args):
     first = getattr(layer, "data_format", None) == "channels_first"
     if isinstance(layer, keras.layers.BatchNormalization):
@@ -316,58 +384,3 @@ def _refuse_channels_first(layer, name, args):
             f"Layer '{name}' is channels_first, which phones do not run: build the "
             "model with data_format='channels_last' and load its weights."
         )
-
-
-def _input_affine(layer, name, x):
-    """Returns (scale, shift) per channel of a Rescaling or Normalization layer."""
-    channels = x.shape[-1]
-    if isinstance(layer, keras.layers.Rescaling):
-        scale, shift = np.asarray(layer.scale), np.asarray(layer.offset)
-    else:
-        if layer.invert or layer.mean is None:
-            raise ValueError(
-                f"Normalization layer '{name}' must be adapted, and not inverted."
-            )
-        if not set(layer.axis) <= {-1, len(x.shape) - 1}:
-            raise ValueError(
-                f"Normalization layer '{name}' must have axis=-1, the channels, or "
-                f"axis=None. Its axis is {layer.axis}."
-            )
-        mean = keras.ops.convert_to_numpy(layer.mean).astype("float64").ravel()
-        variance = keras.ops.convert_to_numpy(layer.variance).astype("float64").ravel()
-        scale = 1 / np.maximum(np.sqrt(variance), keras.config.epsilon())
-        shift = -mean * scale
-    if scale.size not in (1, channels) or shift.size not in (1, channels):
-        raise ValueError(
-            f"Layer '{name}' does not scale per channel: {scale.size} scales for "
-            f"{channels} channels."
-        )
-    return np.broadcast_to(scale.ravel(), channels), np.broadcast_to(
-        shift.ravel(), channels
-    )
-
-
-def _variable_affine(operation, left, right):
-    """Reads `left <operation> right` as x * scale + shift, one of them a variable.
-
-    Returns:
-        (x, scale, shift), or None if the variable is no value per channel.
-    """
-    x, variable = (right, left) if isinstance(left, keras.Variable) else (left, right)
-    if not isinstance(x, graphs.Tensor):
-        return None
-    channels, shape = x.shape[-1], tuple(variable.shape)
-    per_channel = not shape or (
-        set(shape[:-1]) <= {1} and shape[-1] in (1, channels) and len(shape) <= 4
-    )
-    if not per_channel or len(shape) > len(x.shape):
-        return None
-    value = keras.ops.convert_to_numpy(variable).astype("float32").ravel()
-    value, one = np.broadcast_to(value, channels), np.ones(channels, "float32")
-    if operation == "Multiply":
-        return x, value, None
-    if operation == "Add":
-        return x, one, value
-    if operation == "Subtract":
-        return (x, one, -value) if x is left else (x, -one, value)
-    return (x, 1 / value, None) if x is left else None

@@ -13,11 +13,15 @@ from keras_attention.mobile.rewriting import Rewriter
 
 _FOLDING_LAYERS = (
     keras.layers.Conv1D,
+    keras.layers.Conv1DTranspose,
     keras.layers.Conv2D,
     keras.layers.Conv2DTranspose,
+    keras.layers.DepthwiseConv1D,
     keras.layers.DepthwiseConv2D,
     keras.layers.Dense,
 )
+_DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
+_TRANSPOSED = (keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose)
 
 
 def fold_batch_normalization(graph: graphs.Graph) -> graphs.Graph:
@@ -31,7 +35,25 @@ def fold_batch_normalization(graph: graphs.Graph) -> graphs.Graph:
     Args:
         graph: flat graph; convolutions have no activation of their own.
     """
-    pairs = _pairs(graph)
+    while pairs := _pairs(graph):  # again for one behind one that was folded
+        graph = _folded(graph, pairs)
+    rewriter = Rewriter()
+
+    def apply(node, args, kwargs):
+        if isinstance(node.op, keras.layers.BatchNormalization):
+            scale, shift = stock.batch_norm_affine(node.op)
+            frozen = graphs.is_frozen(node.op)
+            return add_scale_shift(
+                rewriter, args[0], scale, shift, node, trainable=not frozen
+            )
+        return rewriter.add(node.op, node.name, *args, **kwargs)
+
+    outputs = graphs.replay(graph, graph.inputs, apply)
+    return graphs.Graph(graph.inputs, outputs, rewriter.nodes, graph.inputs_structure)
+
+
+def _folded(graph, pairs):
+    """Returns a graph with the pairs folded."""
     rewriter = Rewriter()
     folded = {
         id(linear): _fold(linear, normalization)
@@ -43,12 +65,6 @@ def fold_batch_normalization(graph: graphs.Graph) -> graphs.Graph:
             return args[0]
         if id(node.op) in folded:
             return rewriter.add(folded[id(node.op)], node.name, *args, **kwargs)
-        if isinstance(node.op, keras.layers.BatchNormalization):
-            scale, shift = stock.batch_norm_affine(node.op)
-            frozen = graphs.is_frozen(node.op)
-            return add_scale_shift(
-                rewriter, args[0], scale, shift, node, trainable=not frozen
-            )
         return rewriter.add(node.op, node.name, *args, **kwargs)
 
     outputs = graphs.replay(graph, graph.inputs, apply)
@@ -105,9 +121,9 @@ def _fold(linear, normalization):
     """Returns a copy of a convolution or Dense that normalizes its output, too."""
     scale, shift = stock.batch_norm_affine(normalization)
     kernel, *bias = (weight.astype("float64") for weight in linear.get_weights())
-    if isinstance(linear, keras.layers.DepthwiseConv2D):
-        kernel = kernel * scale.reshape(kernel.shape[2:])
-    elif isinstance(linear, keras.layers.Conv2DTranspose):
+    if isinstance(linear, _DEPTHWISE):
+        kernel = kernel * scale.reshape(kernel.shape[-2:])
+    elif isinstance(linear, _TRANSPOSED):
         kernel = kernel * scale[:, None]
     else:
         kernel = kernel * scale

@@ -19,7 +19,8 @@ _IDENTIFIER = b"TFL3"
 
 
 @functools.cache
-def _schema() -> ModuleType:
+def schema() -> ModuleType:
+    """Returns the module of a file's tables."""
     from ai_edge_litert import schema_py_generated
 
     return schema_py_generated
@@ -28,7 +29,7 @@ def _schema() -> ModuleType:
 @functools.cache
 def _names(enumeration: str) -> dict[int, str]:
     """Returns the names of one of the schema's enumerations by their numbers."""
-    members = vars(getattr(_schema(), enumeration))
+    members = vars(getattr(schema(), enumeration))
     return {code: name for name, code in members.items() if isinstance(code, int)}
 
 
@@ -91,9 +92,8 @@ class File:
     @property
     def operators(self) -> dict[str, int]:
         """Number of operators of each kind; custom ones by their own name."""
-        kinds = [_operator(code)[0] for code in self.model.operatorCodes]
         operators = [op for g in self.model.subgraphs for op in g.operators]
-        return dict(collections.Counter(kinds[op.opcodeIndex] for op in operators))
+        return dict(collections.Counter(map(self.kind, operators)))
 
     @property
     def custom(self) -> list[str]:
@@ -111,13 +111,29 @@ class File:
         """Largest number of axes of a tensor."""
         return max(len(tensor.shape) for tensor in self.tensors)
 
+    @property
+    def calls(self) -> list[tuple[list[Tensor], list[Tensor]]]:
+        """The tensors that each operator reads, and those that it writes."""
+        return [
+            tuple(
+                [_tensor(graph.tensors[index]) for index in indices if index >= 0]
+                for indices in (operator.inputs, operator.outputs)
+            )
+            for graph in self.model.subgraphs
+            for operator in graph.operators
+        ]
+
+    def kind(self, operator: Any) -> str:
+        """Returns the name of an operator, given as an object of the schema."""
+        return _operator(self.model.operatorCodes[operator.opcodeIndex])[0]
+
     def made_by(self, output: int) -> str | None:
         """Returns the operator that computes an output, QUANTIZE looked through."""
         main = self.model.subgraphs[0]
         makers = {int(t): op for op in main.operators for t in op.outputs}
         tensor = int(main.outputs[output])
         while tensor in makers:
-            kind = _operator(self.model.operatorCodes[makers[tensor].opcodeIndex])[0]
+            kind = self.kind(makers[tensor])
             if kind not in ("QUANTIZE", "DEQUANTIZE"):
                 return kind
             tensor = int(makers[tensor].inputs[0])
@@ -135,7 +151,7 @@ def _unpack(data: bytes, name: str) -> Any:
     if data[4:8] != _IDENTIFIER:
         raise ValueError(f"{name} is no .tflite file (it does not bear the mark TFL3).")
     try:
-        model = _schema().ModelT.InitFromPackedBuf(data, 0)
+        model = schema().ModelT.InitFromPackedBuf(data, 0)
         complete = bool(model.subgraphs) and bool(model.subgraphs[0].tensors)
     except Exception as error:  # The generated reader raises whatever it stumbles on.
         raise ValueError(f"{name} is a damaged .tflite file: {error}") from error
@@ -148,7 +164,7 @@ def _operator(code: Any) -> tuple[str, bool]:
     """Returns the operator's name, and whether it is outside of TFLite's own set."""
     # Old files have the code in the one-byte field only, new codes exceed that.
     number = max(code.builtinCode, code.deprecatedBuiltinCode)
-    if number == _schema().BuiltinOperator.CUSTOM:
+    if number == schema().BuiltinOperator.CUSTOM:
         return code.customCode.decode(), True
     return _names("BuiltinOperator").get(number, f"OPERATOR_{number}"), False
 
@@ -195,16 +211,16 @@ def name_ends(model: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None
         inputs: one name per input.
         outputs: one name per output, different from each other.
     """
-    schema, main = _schema(), model.subgraphs[0]
+    tables, main = schema(), model.subgraphs[0]
     ends = {}
     for side, names in (("inputs", inputs), ("outputs", outputs)):
         ends[side] = []
         for index, name in zip(getattr(main, side), names, strict=True):
             main.tensors[index].name = name.encode()
-            entry = schema.TensorMapT()
+            entry = tables.TensorMapT()
             entry.name, entry.tensorIndex = name.encode(), int(index)
             ends[side].append(entry)
-    signature = schema.SignatureDefT()
+    signature = tables.SignatureDefT()
     signature.signatureKey, signature.subgraphIndex = b"serving_default", 0
     signature.inputs, signature.outputs = ends["inputs"], ends["outputs"]
     model.signatureDefs = [signature]
@@ -216,16 +232,16 @@ def give_uint8_ends(model: Any) -> None:
     Args:
         model: objects of LiteRT's schema, named by `name_ends`; changed in place.
     """
-    schema, main, signature = _schema(), model.subgraphs[0], model.signatureDefs[0]
-    code = schema.OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.QUANTIZE
+    tables, main, signature = schema(), model.subgraphs[0], model.signatureDefs[0]
+    code = tables.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = tables.BuiltinOperator.QUANTIZE
     code.version = 1
     model.operatorCodes.append(code)
 
     def outer(inner: int) -> int:
         """Appends the uint8 tensor that stands for an int8 one at the end."""
         tensor = copy.copy(main.tensors[inner])
-        tensor.type, tensor.buffer = schema.TensorType.UINT8, 0
+        tensor.type, tensor.buffer = tables.TensorType.UINT8, 0
         tensor.quantization = copy.copy(tensor.quantization)
         tensor.quantization.zeroPoint = tensor.quantization.zeroPoint + 128
         main.tensors[inner].name += b"_int8"
@@ -233,7 +249,7 @@ def give_uint8_ends(model: Any) -> None:
         return len(main.tensors) - 1
 
     def quantize_operator(source: int, target: int) -> Any:
-        operator = schema.OperatorT()
+        operator = tables.OperatorT()
         operator.opcodeIndex = len(model.operatorCodes) - 1
         operator.inputs, operator.outputs = [source], [target]
         return operator
@@ -254,6 +270,28 @@ def give_uint8_ends(model: Any) -> None:
             entry.tensorIndex = index
 
 
+def load(source: str | os.PathLike | bytes, num_threads: int = 1) -> Any:
+    """Returns a LiteRT interpreter of a file, with XNNPACK, its tensors allocated.
+
+    Args:
+        source: path of the file, or its bytes.
+        num_threads: threads of the interpreter.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it can't be run, for example for an operator of another runtime.
+    """
+    from ai_edge_litert.interpreter import Interpreter
+
+    data, name = read(source)
+    try:
+        interpreter = Interpreter(model_content=data, num_threads=num_threads)
+        interpreter.allocate_tensors()
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"{name} can't be run: {error}") from error
+    return interpreter
+
+
 class Runner:
     """Runs a file on batches with the LiteRT interpreter (XNNPACK, as it comes).
 
@@ -271,22 +309,15 @@ class Runner:
     """
 
     def __init__(self, source: str | os.PathLike | bytes, num_threads: int = 1):
-        from ai_edge_litert.interpreter import Interpreter
-
-        data, name = read(source)
         self.file = File(source)
         self.inputs, self.outputs = self.file.inputs, self.file.outputs
         for tensor in (*self.inputs, *self.outputs):
             if tensor.shape[:1] not in ((1,), (-1,)):
                 raise ValueError(
-                    f"{name}: only files of batch size 1 can be run here; "
+                    f"{read(source)[1]}: only files of batch size 1 can be run here; "
                     f"'{tensor.name}' has the shape {tensor.shape}."
                 )
-        try:
-            self._interpreter = Interpreter(model_content=data, num_threads=num_threads)
-            self._interpreter.allocate_tensors()
-        except (RuntimeError, ValueError) as error:
-            raise ValueError(f"{name} can't be run: {error}") from error
+        self._interpreter = load(source, num_threads)
         self._inputs = [d["index"] for d in self._interpreter.get_input_details()]
         self._outputs = [d["index"] for d in self._interpreter.get_output_details()]
 

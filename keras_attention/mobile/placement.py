@@ -93,10 +93,10 @@ def place(
 
 
 def _keep_positive(node, placement, readers):
-    """Keeps the input of a logarithm or a reciprocal root from being rounded to 0."""
+    """Keeps what is divided by, or the logarithm taken of, from being rounded to 0."""
     if not placement.rules[id(node.op)].positive:
         return
-    (tensor,) = node.input_tensors
+    tensor = node.input_tensors[-1]
     grid = placement.ranges.get(id(tensor))
     alone = grid and len(grid.tensors) == 1 and readers[id(tensor)] == [node]
     if alone and id(node) not in placement.rescaled:

@@ -1,23 +1,20 @@
 """From a float model to one that is trained and run as int8 will compute it."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
-from keras import ops, tree
 
 from keras_attention import graph as graphs
-from keras_attention import image_input
 from keras_attention.mobile import calibration as calibrating
-from keras_attention.mobile import equalizing, quantizers
+from keras_attention.mobile import equalizing, quantizers, range_estimation, rules
 from keras_attention.mobile import placement as placing
 from keras_attention.mobile.deploy import deploy
-from keras_attention.mobile.fake_quant import FakeQuantize, QuantizedKernel
-
-_SCHEMES = ("int8",)
-_TARGETS = ("kernel", "output")
+from keras_attention.mobile.emitting import Emitter
+from keras_attention.mobile.overrides import Overrides
+from keras_attention.mobile.schemes import SCHEMES
 
 
 def quantize(
@@ -27,21 +24,25 @@ def quantize(
     scheme: str = "int8",
     input_range: tuple[float, float] | Mapping[str, tuple] | None = None,
     overrides: Mapping[str, Any] | None = None,
+    range_estimator: str | tuple[str, float] = "min_max",
+    float_layers: Sequence[str] = (),
     calibration_batches: int = 32,
     freeze_after: int = 500,
 ) -> keras.Model:
     """Deploys a model and inserts fake quantization with calibrated ranges.
 
     The result is a Keras model: it is evaluated, fine-tuned with `compile` and `fit`,
-    saved and loaded like any other, and `mobile.convert` makes an int8 file of it.
+    saved and loaded like any other, and `mobile.convert` makes a file of it.
 
     Args:
         model: float model, deployed or not; it stays as it is.
         calibration: representative inputs: an array, a dataset of batches x or (x, y),
             or a list or dictionary of arrays for several inputs. They are run in
-            inference mode; every range becomes [min, max] of what was seen.
+            inference mode. Not used for the scheme "weights".
         scheme: "int8": kernels per output channel (Dense: per tensor), symmetric;
-            activations per tensor, asymmetric; biases int32.
+            activations per tensor, asymmetric; biases int32. "int16x8": the same
+            kernels, activations of 16 bits, symmetric. "weights": the same kernels,
+            activations in float.
         input_range: (low, high): the numbers that byte 0 and byte 255 of an image
             stand for, so that raw bytes are the input of the file. A dictionary by
             input name for several inputs. None, or an input that is not in it: the
@@ -49,9 +50,16 @@ def quantize(
             (`image_input.ImageInput`; every builder of this package has one), or the
             calibrated one where none is stored.
         overrides: other quantizers, {pattern: {"kernel": quantizer, "output":
-            quantizer}}; a tfmot `Quantizer` alone means "kernel". Patterns are regular
-            expressions that match whole layer names of the deployed model; the last
-            one that matches counts.
+            quantizer}}; a tfmot `Quantizer` alone means "kernel", a tfmot
+            `QuantizeConfig` what it says of each layer with a kernel. Patterns are
+            regular expressions that match whole layer names of the deployed model; the
+            last one that matches counts.
+        range_estimator: how activation ranges follow from what was seen: "min_max";
+            "mse": the range that rounds with the smallest squared error; "percentile",
+            or ("percentile", p): without the rarest 100 - p percent at each end, 0.01
+            by default.
+        float_layers: patterns like those of `overrides`, of layers that compute in
+            float; `mobile.convert` must be told them, too.
         calibration_batches: at most so many batches are run.
         freeze_after: number of training steps that activation ranges follow the data
             (a moving average); from then on they stay.
@@ -62,26 +70,39 @@ def quantize(
     Raises:
         RuntimeError: Keras runs on another backend than TensorFlow.
         TypeError: an override is no tfmot `Quantizer`.
-        ValueError: an operation that can't be quantized, by layer name; an input of
-            rank 5 (video); a dynamic height or width; calibration data that is empty,
+        ValueError: an unknown scheme or range estimator; an operation that can't be
+            quantized, by layer name; an input of rank 5 (video) unless the scheme is
+            "weights"; a dynamic height or width; calibration data that is empty,
             not finite or outside of a fixed range; an input range of which byte steps
-            are no exact int8 grid; an override that matches nothing.
+            are no exact int8 grid; an override or a float layer that matches nothing.
     """
-    if scheme not in _SCHEMES:
-        raise ValueError(f"scheme must be one of {_SCHEMES}. Received: {scheme!r}")
+    if scheme not in SCHEMES:
+        allowed = tuple(SCHEMES)
+        raise ValueError(f"scheme must be one of {allowed}. Received: {scheme!r}")
     quantizers.tfmot_quantizers()  # Says early if the backend can't.
+    estimate = range_estimation.estimator(range_estimator)
+    plan = SCHEMES[scheme]
     deployed = deploy(model)
     fixed = _input_ranges(deployed, input_range)
-    _refuse_video(deployed)
-    data = calibrating.batches(calibration, calibration_batches, len(deployed.inputs))
-    if equalizing.equalizers(deployed):
-        data = list(data)
-        equalizing.equalize(deployed, data)
-    graph = graphs.trace_model(deployed)
-    placement = placing.place(graph, fixed)
-    chosen = _Overrides(overrides or {}, graph, placement)
-    bounds = _calibrate(deployed, placement, data)
-    return _Emitter(placement, chosen, bounds, freeze_after).model(deployed, graph)
+    if plan.bits is None:
+        graph = graphs.trace_model(deployed)
+        placement, bounds = placing.Placement(_kernel_rules(graph), {}, {}), {}
+    else:
+        _refuse_video(deployed)
+        count = len(deployed.inputs)
+        data = calibrating.batches(calibration, calibration_batches, count)
+        if estimate or equalizing.equalizers(deployed):  # Which run them once more.
+            data = list(data)
+            equalizing.equalize(deployed, data)
+        graph = graphs.trace_model(deployed)
+        placement = placing.place(graph, fixed)
+        bounds = _calibrate(deployed, placement, data)
+        if estimate:
+            bounds |= _estimated(estimate, plan.bits, deployed, bounds, data)
+    floats = _float_layers(float_layers, graph, placement)
+    chosen = Overrides(overrides or {}, graph, placement)
+    emitter = Emitter(plan, placement, chosen, bounds, freeze_after, floats)
+    return emitter.model(deployed, graph)
 
 
 def check_input_range(low: float, high: float) -> tuple[float, float]:
@@ -160,155 +181,57 @@ def _calibrate(deployed, placement, data):
                     f"{grid.fixed[1]:g}]: feed the data that the model was trained "
                     "on, or pass another input_range."
                 )
+        if grid.positive and low < 0:
+            raise ValueError(
+                f"Layer '{grid.name}' gives values down to {low:g} on the calibration "
+                "data, by which something is divided, or of which the logarithm is "
+                "taken: in int8, that must be positive."
+            )
+        if low == high == 0 and not grid.fixed:
+            high = 1.0  # A dead tensor, of pruned or closed channels: any grid holds 0.
         bounds[grid] = (low, high)
     return bounds
 
 
-class _Overrides:
-    """Which quantizer the user wants where."""
-
-    def __init__(self, overrides, graph, placement):
-        self._patterns = []
-        for pattern, given in overrides.items():
-            given = given if isinstance(given, Mapping) else {"kernel": given}
-            for target, quantizer in given.items():
-                where = f"overrides[{pattern!r}][{target!r}]"
-                if target not in _TARGETS:
-                    raise ValueError(f"{where}: the target must be one of {_TARGETS}.")
-                quantizers.check(quantizer, where)
-                if target == "output" and getattr(quantizer, "per_axis", False):
-                    raise ValueError(
-                        f"{where} has per_axis=True, but TFLite knows one range per "
-                        "activation tensor only."
-                    )
-                if not self._matches(pattern, target, graph, placement):
-                    raise ValueError(f"{where} matches no {target} of the model.")
-                self._patterns.append((re.compile(pattern), target, quantizer))
-
-    @staticmethod
-    def _matches(pattern, target, graph, placement):
-        if target == "kernel":
-            names = [n.name for n in graph.nodes if placement.rules[id(n.op)].kernel]
-        else:
-            free = [grid for grid in placement.all_ranges() if grid.fixed is None]
-            names = [name for grid in free for name in grid.names]
-        return any(re.fullmatch(pattern, name) for name in names)
-
-    def get(self, target, *names):
-        """Returns the quantizer for the kernel or the output of a layer, or None.
-
-        Args:
-            target: "kernel" or "output".
-            *names: of the layer, or of all whose outputs share a range.
-        """
-        found = None
-        for pattern, wanted, quantizer in self._patterns:
-            if wanted == target and any(map(pattern.fullmatch, names)):
-                found = quantizer
-        return found
+def _estimated(estimate, bits, deployed, bounds, data):
+    """Returns {range: (low, high)} of the ranges that are not given."""
+    grids = [
+        grid for grid, (low, high) in bounds.items() if not grid.fixed and low < high
+    ]
+    groups = [(grid.tensors, *bounds[grid]) for grid in grids]
+    found = range_estimation.histograms(deployed, groups, data)
+    return {
+        grid: estimate(histogram, bits)
+        for grid, histogram in zip(grids, found, strict=True)
+    }
 
 
-class _Emitter:
-    """Builds the fake-quantized model."""
+def _kernel_rules(graph):
+    """Returns {id(operation): rule} where activations, of which none is rounded."""
+    kernels = {}
+    for node in graph.nodes:
+        try:
+            kernels[id(node.op)] = rules.rule_of(node.op, node.name)
+        except ValueError:  # It can't be rounded, and need not be.
+            kernels[id(node.op)] = rules.Rule()
+    return kernels
 
-    def __init__(self, placement, overrides, bounds, freeze_after):
-        self._placement = placement
-        self._overrides = overrides
-        self._bounds = bounds
-        self._freeze_after = freeze_after
-        self._once = graphs.Once()
-        self._names = graphs.Names()
-        self._outputs = []
-        self._kernels = []
 
-    def model(self, deployed, graph):
-        for node in graph.nodes:
-            self._names.unique(node.name)
-        inputs = [self._input(tensor) for tensor in graph.inputs]
-        values = [
-            self._round(new, self._placement.ranges[id(old)])
-            for old, new in zip(graph.inputs, inputs, strict=True)
-        ]
-        model = graphs.build_model(graph, inputs, self._call, values, deployed.name)
-        for grid, layer in self._outputs:
-            layer.set_range(*self._bounds[grid])
-        for layer in self._kernels:
-            layer.fit_range()
-        return model
-
-    def _input(self, tensor):
-        name = graphs.input_name(tensor)
-        fixed = self._placement.ranges[id(tensor)].fixed
-        if fixed is None:
-            return graphs.new_input(tensor, tensor.shape)
-        return image_input.make_input(tensor.shape[1:], fixed, name=name)
-
-    def _call(self, node, copy, args, kwargs):
-        ranges = self._placement.ranges
-        rescaled = self._placement.rescaled.get(id(node))
-        if rescaled:
-            args, kwargs = self._rescale(node, args, kwargs, rescaled)
-        outputs = self._quantizing(node, copy)(*args, **kwargs)
-        flat = [
-            self._round(new, ranges[id(old)]) if id(old) in ranges else new
-            for old, new in zip(node.output_tensors, tree.flatten(outputs), strict=True)
-        ]
-        return flat
-
-    def _rescale(self, node, args, kwargs, rescaled):
-        """Rounds inputs of a node once more, to another grid."""
-
-        def convert(old, new):
-            if id(old) not in rescaled:
-                return new
-            low, grid = rescaled[id(old)]
-            # Changes nothing. The converter merges two roundings in a row into one,
-            # and then finds unequal scales.
-            name = self._names.unique(f"{node.name}_rescale")
-            new = graphs.call_named(name, ops.maximum, new, low)
-            return self._round(new, grid)
-
-        olds = tree.flatten((node.args, node.kwargs))
-        news = tree.flatten((args, kwargs))
-        news = [convert(old, new) for old, new in zip(olds, news, strict=True)]
-        return tree.pack_sequence_as((args, kwargs), news)
-
-    def _quantizing(self, node, copy):
-        """Wraps a layer with a kernel, once."""
-        kind = self._placement.rules[id(node.op)].kernel
-        if kind is None:
-            return copy
-
-        def wrap():
-            quantizer = self._overrides.get("kernel", node.name)
-            if quantizer is None and kind == "tensor":
-                last_value = quantizers.tfmot_quantizers().LastValueQuantizer
-                quantizer = last_value(8, False, symmetric=True, narrow_range=True)
-            wrapped = QuantizedKernel(copy, quantizer, name=copy.name)
-            wrapped.trainable = copy.trainable
-            self._kernels.append(wrapped)
-            return wrapped
-
-        return self._once(wrap, node.op)
-
-    def _round(self, tensor, grid):
-        """Applies the fake quantization of a range."""
-
-        def make():
-            quantizer = self._overrides.get("output", *grid.names)
-            if grid.fixed is not None:
-                fixed_quantizer = quantizers.tfmot_quantizers().FixedQuantizer
-                quantizer = fixed_quantizer(8, *grid.fixed, narrow_range=False)
-            layer = FakeQuantize(
-                quantizer,
-                # The layer counts its calls: one per tensor and step.
-                freeze_after=self._freeze_after * len(grid.tensors),
-                shared=len(grid.tensors) > 1,
-                positive=grid.positive,
-                name=self._names.unique(f"{grid.name}_quant"),
-            )
-            if grid.fixed is None:
-                self._outputs.append((grid, layer))
-            return layer
-
-        return self._once(make, grid)(tensor)
+def _float_layers(patterns, graph, placement):
+    """Returns the names of the layers that stay float, and unrounds between them."""
+    names = {node.name for node in graph.nodes}
+    found = set()
+    for pattern in patterns:
+        matching = {name for name in names if re.fullmatch(pattern, name)}
+        if not matching:
+            raise ValueError(f"float_layers: {pattern!r} matches no layer.")
+        found |= matching
+    readers = graph.consumers()
+    for node in graph.nodes:
+        for tensor in node.output_tensors:
+            following = readers.get(id(tensor), [])
+            inside = all(reader and reader.name in found for reader in following)
+            grid = placement.ranges.get(id(tensor))
+            if node.name in found and inside and grid and grid.tensors == [tensor]:
+                del placement.ranges[id(tensor)]
+    return found

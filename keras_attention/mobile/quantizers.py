@@ -35,6 +35,20 @@ def tfmot_quantizers():
     return tfmot.quantization.keras.quantizers
 
 
+def fixed(bits: int, low: float, high: float) -> Any:
+    """Returns the quantizer of a range that never changes.
+
+    tfmot's own, `FixedQuantizer`, rounds to 8 bits whatever it is told. In its place
+    stands one whose range must be set, by a layer that never lets it follow the data.
+    """
+    module = tfmot_quantizers()
+    if bits == 8:
+        return module.FixedQuantizer(bits, low, high, narrow_range=False)
+    return module.MovingAverageQuantizer(
+        bits, per_axis=False, symmetric=True, narrow_range=False
+    )
+
+
 def serialize(quantizer: Any) -> dict:
     """Returns a JSON-compatible description of a quantizer."""
     registered = keras.saving.get_registered_name(type(quantizer))
@@ -61,6 +75,14 @@ def deserialize(config: dict) -> Any:
             "keras.saving.register_keras_serializable before loading the model."
         )
     return cls.from_config(config["config"])
+
+
+def is_config(value: Any) -> bool:
+    """Whether `value` is a tfmot `QuantizeConfig`."""
+    tfmot_quantizers()
+    import tensorflow_model_optimization as tfmot
+
+    return isinstance(value, tfmot.quantization.keras.QuantizeConfig)
 
 
 def check(quantizer: Any, where: str) -> Any:

@@ -3,26 +3,37 @@
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import keras
 import numpy as np
 from keras import tree
 
 from keras_attention import graph as graphs
+from keras_attention.mobile import int16, litert, rules
 from keras_attention.mobile.fake_quant import FakeQuantize, QuantizedKernel
 
 
-def check_ranges(graph: graphs.Graph) -> None:
+def check_ranges(
+    graph: graphs.Graph, precision: str, float_layers: Collection[str] = ()
+) -> None:
     """Refuses what the converter would turn into a wrong file, or crash on."""
     for node in graph.nodes:
+        rounded = isinstance(node.op, QuantizedKernel) or node.name in float_layers
+        if getattr(node.op, "kernel", None) is not None and not rounded:
+            raise ValueError(
+                f"The kernel of layer '{node.name}' is not quantized: name the layer "
+                "in float_layers if it shall compute in float."
+            )
         if not isinstance(node.op, FakeQuantize | QuantizedKernel):
             continue
         bits = getattr(node.op.quantizer, "num_bits", 8)
-        if bits != 8:
+        wide = precision == "int16x8" and isinstance(node.op, FakeQuantize)
+        wanted = 16 if wide else 8
+        if bits != wanted:
             raise ValueError(
-                f"Layer '{node.name}' is quantized to {bits} bits; an int8 file needs "
-                "8. Fewer bits are for experiments in Keras."
+                f"Layer '{node.name}' is quantized to {bits} bits; an {precision} file "
+                f"needs {wanted} there. Fewer bits are for experiments in Keras."
             )
         if isinstance(node.op, QuantizedKernel):
             _check_kernel_quantizer(node)
@@ -57,8 +68,13 @@ def _check_kernel_quantizer(node: graphs.Node) -> None:
         )
 
 
-def convert(graph: graphs.Graph, precision: str, softmax: bool) -> bytes:
-    """Converts a flat graph to "int8", "float16" or "float32".
+def convert(
+    graph: graphs.Graph,
+    precision: str,
+    softmax: bool,
+    float_layers: Collection[str] = (),
+) -> bytes:
+    """Converts a flat graph to a file of one of `convert.PRECISIONS`.
 
     Tracing the calls on batch 1 and handing over the concrete function alone, whose
     variables the converter freezes itself, takes a third of the time of a SavedModel
@@ -66,17 +82,30 @@ def convert(graph: graphs.Graph, precision: str, softmax: bool) -> bytes:
     """
     import tensorflow as tf
 
-    integer = precision == "int8"
+    integer = precision in ("int8", "int16x8")
     ranges = _kernel_ranges(graph) + _uneven_biases(graph) if integer else []
+    grids = _int16_grids(graph) if precision == "int16x8" else {}
+    if precision == "dynamic":
+        ranges = _rounded_kernels(graph)
+    ends = _float_ends(graph, float_layers) if integer else {}
 
     def call(node, args, kwargs):
-        if type(node.op).__name__ == "Add":
-            # Keras takes (1, 1, 1, C) for a bias of any tensor that has an axis of C.
-            return tf.add(*tree.flatten((args, kwargs)))
-        if isinstance(node.op, keras.Layer):
+        if node in ends:
+            with tf.name_scope(ends[node]):
+                args = (tf.reverse(args[0], [0]),)
+        if node.op in grids:
+            return grids[node.op](*args)
+        if precision == "dynamic" and isinstance(node.op, QuantizedKernel):
+            return node.op.layer(*args, **kwargs)
+        # Layers name their scope themselves; messages need it for operations too.
+        is_sum = type(node.op).__name__ == "Add"
+        if isinstance(node.op, keras.Layer) and not is_sum:
             return node.op(*args, **kwargs)
         # Layers name their scope themselves; messages need it for operations too.
         with tf.name_scope(node.name):
+            if is_sum:
+                # Keras takes (1, 1, 1, C) for a bias of any tensor with an axis of C.
+                return tf.add(*tree.flatten((args, kwargs)))
             return node.op(*args, **kwargs)
 
     def infer(*inputs):
@@ -101,15 +130,71 @@ def convert(graph: graphs.Graph, precision: str, softmax: bool) -> bytes:
             converter.inference_output_type = tf.int8
             # Products of two computed matrices as FULLY_CONNECTED: a tenth of the time.
             converter.unfold_batchmatmul = _has_plain_products_only(graph)
-        if precision == "float16":
+        if precision in ("dynamic", "float16"):
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if precision == "float16":
             converter.target_spec.supported_types = [tf.float16]
         try:
-            return converter.convert()
+            data = converter.convert()
         except Exception as error:
             raise RuntimeError(
                 f"TensorFlow's converter failed: {str(error).strip()[:2000]}"
             ) from error
+    if precision != "int16x8":
+        return data
+    file = litert.File(data)
+    int16.widen(file)
+    return litert.pack(file.model)
+
+
+def _float_ends(graph: graphs.Graph, layers: Collection[str]) -> dict[graphs.Node, str]:
+    """Returns the fake quantizations behind float layers, with the layers' names.
+
+    Between two of them the converter computes in integers, whatever it is. Turning a
+    batch of one around changes nothing, and for the converter it is float: in front of
+    the second it keeps what stands between them in float.
+    """
+    producers, ends = graph.producers(), {}
+    for node in graph.nodes:
+        if not isinstance(node.op, FakeQuantize):
+            continue
+        maker = producers.get(id(node.input_tensors[0]))
+        # A ReLU behind the layer becomes part of it.
+        while maker is not None and maker.name not in layers:
+            known = rules.RULES.get(rules.operation_name(maker.op))
+            if known is None or not known.fusible:
+                break
+            maker = producers.get(id(maker.input_tensors[0]))
+        if maker is not None and maker.name in layers:
+            ends[node] = maker.name
+    return ends
+
+
+def _int16_grids(graph: graphs.Graph) -> dict[FakeQuantize, Callable]:
+    """Returns what the converter gets to see of each fake quantization to 16 bits."""
+    import tensorflow as tf
+
+    producers = graph.producers()
+    grids = {}
+    for node in graph.nodes:
+        if not isinstance(node.op, FakeQuantize):
+            continue
+        low, high = node.op.get_range()
+        bounds = int16.narrow(high)
+        maker = producers.get(id(node.input_tensors[0]))
+        if maker is not None and not isinstance(maker.op, QuantizedKernel):
+            output = rules.rule_of(maker.op, maker.name).output
+            bounds = output if isinstance(output, tuple) else bounds
+
+        def rounded(x, bounds=bounds, positive=node.op.positive):
+            x = tf.quantization.fake_quant_with_min_max_args(x, *bounds)
+            if not positive:
+                return x
+            x = tf.maximum(x, bounds[1] / 127)
+            return tf.quantization.fake_quant_with_min_max_args(x, *bounds)
+
+        grids[node.op] = rounded
+    return grids
 
 
 def _has_plain_products_only(graph: graphs.Graph) -> bool:
@@ -178,6 +263,17 @@ def _kernel_ranges(graph: graphs.Graph) -> list[tuple[keras.Variable, np.ndarray
     return mapping
 
 
+def _rounded_kernels(graph: graphs.Graph) -> list[tuple[keras.Variable, np.ndarray]]:
+    """Returns (variable, value) for every kernel that is rounded."""
+    wrappers = {
+        id(n.op): n.op for n in graph.nodes if isinstance(n.op, QuantizedKernel)
+    }
+    return [
+        (wrapper.layer.kernel, keras.ops.convert_to_numpy(wrapper.rounded_kernel()))
+        for wrapper in wrappers.values()
+    ]
+
+
 def _uneven_biases(graph: graphs.Graph) -> list[tuple[keras.Variable, np.ndarray]]:
     """Returns biases of equal numbers with one of them moved by its last bit.
 
@@ -208,4 +304,4 @@ def _input_scale(node, producers):
     if node is None or node.op.get_range() is None:
         return None
     low, high = node.op.get_range()
-    return float(high - low) / 255
+    return float(high - low) / (2**node.op.quantizer.num_bits - 1)

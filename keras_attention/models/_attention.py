@@ -17,27 +17,31 @@ class Site:
 
     Attributes:
         name: Name for the layer, e.g. "block_3_attention".
-        backbone: Key of the backbone in the placement table.
-        position: E.g. "after_depthwise".
+        backbone: Key of the backbone in the placement table; None in another network.
+        position: E.g. "after_depthwise"; "after_layer" in another network.
         unit: Number of the unit, counted from 1 as in the layers' names; at
-            "after_stage" that of the stage's last unit.
-        shape: Shape of the tensor there, (N, H, W, C); before the convolution at
-            "replace_spatial".
-        conv: At "replace_spatial", the arguments of the `Conv2D` whose place the block
-            takes: filters, kernel_size, strides, padding, groups, use_bias. Else None.
+            "after_stage" that of the stage's last unit. None in another network.
+        shape: Shape of the tensor there, (N, H, W, C) or, of video, (N, T, H, W, C);
+            before the convolution at "replace_spatial".
+        conv: At "replace_spatial", the arguments of the `Conv2D`, or of video the
+            `Conv3D`, whose place the block takes: filters, kernel_size, strides,
+            padding, groups, use_bias. Else None.
         stage: Number of the stage, counted from 1, where units are counted by stages;
             else None.
         units: Number of units in the stage; None without stages.
+        inputs: Number of channels of the unit's input, where a block follows it; else
+            None.
     """
 
     name: str
-    backbone: str
+    backbone: str | None
     position: str
-    unit: int
+    unit: int | None
     shape: tuple
     conv: dict | None = None
     stage: int | None = None
     units: int | None = None
+    inputs: int | None = None
 
     @property
     def channels(self):
@@ -82,7 +86,7 @@ class Attention:
         self._backbone = backbone
         self._blocks = []
         for number, entry in enumerate(attention, 1):
-            make, name = _resolve(entry)
+            make, name = resolve(entry)
             where = position or placement.position_of(backbone, name)
             _check_position(name, where)
             suffix = "attention" if len(attention) == 1 else f"attention_{number}"
@@ -136,13 +140,22 @@ class Attention:
         site = Site(name, self._backbone, block.position, shape=x.shape, **where)
         if not block.everywhere and not placement.is_place(block.name, site):
             return None
-        layer = block.make(site)
-        if not isinstance(layer, keras.layers.Layer):
-            raise ValueError(
-                "a callable given as attention must return a keras.layers.Layer; "
-                f"received {layer!r} for {site}"
-            )
-        return layer(x)
+        return make_layer(block.make, site)(x)
+
+
+def make_layer(make, site):
+    """Returns make(site).
+
+    Raises:
+        ValueError: That is no layer.
+    """
+    layer = make(site)
+    if not isinstance(layer, keras.layers.Layer):
+        raise ValueError(
+            "a callable given as attention must return a keras.layers.Layer; "
+            f"received {layer!r} for {site}"
+        )
+    return layer
 
 
 def _check_position(name, position):
@@ -155,8 +168,12 @@ def _check_position(name, position):
         )
 
 
-def _resolve(entry):
-    """Returns (site -> layer, registry name or None) for one value of `attention`."""
+def resolve(entry):
+    """Returns (site -> layer, registry name or None) for one value of `attention`.
+
+    Raises:
+        ValueError: It is none of the values that stand for one block.
+    """
     if isinstance(entry, str):
         entry = {"name": entry}
     if isinstance(entry, dict):

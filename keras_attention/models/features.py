@@ -19,9 +19,10 @@ def feature_levels(model):
     Returns:
         {stride: name of a layer}, strides ascending, by which
         `keras.Model(model.input, [model.get_layer(name).output, ...])` has the maps.
-        Strides are 4, 8, 16 and 32 in a ResNet, also 2 in MobileNetV2, and smaller by
-        what a stem for small images leaves out. An attention block behind a unit or a
-        stage belongs to it.
+        Strides are 4, 8, 16 and 32 in a ResNet, also 2 in MobileNetV2 and MobileNeXt,
+        and smaller by what a stem for small images leaves out. Those of video are the
+        strides of height and width. An attention block behind a unit or a stage belongs
+        to it.
 
     Raises:
         ValueError: The model is none of these networks.
@@ -46,4 +47,4 @@ def _stride(layer: keras.Layer) -> int:
     """Returns by what a layer divides the size of the maps."""
     if "_shortcut_" in layer.name:  # beside the convolution that counts
         return 1
-    return int(np.max(getattr(layer, "strides", 1)))
+    return int(np.ravel(getattr(layer, "strides", 1))[-1])  # time comes first

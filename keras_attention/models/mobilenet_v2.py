@@ -70,8 +70,9 @@ def MobileNetV2(
         drop_path: Stochastic depth: rate for the last unit, falling linearly to 0 at
             the first; concerns the units with a residual sum.
         classifier_activation: E.g. "softmax"; None for logits.
-        weights: Path of a .keras or .weights.h5 file of the same network, or None.
-            (Keras ignores layers that only a .weights.h5 file has.)
+        weights: Path of a .keras or .weights.h5 file of the same network (Keras ignores
+            layers that only a .weights.h5 file has), "imagenet" for torchvision's, see
+            `keras_attention.weights.imagenet`, or None.
         name: Name of the model.
 
     Returns:
@@ -79,6 +80,7 @@ def MobileNetV2(
         head channels) with include_top=False (a size is rounded up at each halving).
 
     Raises:
+        OSError: The file for "imagenet" can't be downloaded.
         ValueError: An argument is not one of those above.
 
     Reference: https://arxiv.org/abs/1801.04381

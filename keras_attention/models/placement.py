@@ -16,11 +16,30 @@ PLACEMENT = {
         "aw": "replace_spatial",  # arXiv 2108.08205: a convolution itself
         "sk": "replace_spatial",  # arXiv 1903.06586, in the place of the 3x3
     },
+    "mobilenext": {
+        # arXiv 2103.02907: behind the first depthwise convolution of units that have it
+        None: "after_depthwise",
+        "aw": "replace_spatial",
+        "sk": "replace_spatial",
+    },
     "resnet": {
         None: "after_project",  # SE, CBAM, ECA, SGE, SA: at the end of the branch
         "simam": "after_spatial",  # ZjjConan/SimAM
         "sp": "after_spatial",  # houqb/SPNet
         "bam": "after_stage",  # Jongchan/attention-module
+        "aw": "replace_spatial",
+        "sk": "replace_spatial",
+    },
+    "resnet_3d": {
+        None: "after_project",
+        "simam": "after_spatial",
+        "nl": "after_sum",  # facebookresearch/video-nonlocal-net
+        "a2": "after_sum",  # as facebookresearch/GloRe, by arXiv 1810.11579's author
+        "aw": "replace_spatial",
+        "sk": "replace_spatial",
+    },
+    "efficientnet": {
+        None: "after_depthwise",  # where the network has its own "se"
         "aw": "replace_spatial",
         "sk": "replace_spatial",
     },
@@ -48,6 +67,11 @@ UNITS = {
         "sp": lambda site: site.stage == 4 or site.unit == site.units,
         "bam": lambda site: site.stage <= 3,
     },
+    "resnet_3d": {
+        "gc": lambda site: site.stage >= 2,
+        "nl": _spread,
+        "a2": _spread,
+    },
 }
 
 # Blocks that are convolutions, and stand nowhere else than in the place of one.
@@ -56,12 +80,22 @@ REPLACING = ("aw", "sk")
 # Those of them that pad the map themselves, symmetrically.
 PADDING = ("sk",)
 
+
+def _squeeze(site):
+    """The arguments of EfficientNet's own "se": a quarter of the unit's input."""
+    if site.backbone != "efficientnet" or site.inputs is None:
+        return {}
+    reduction = max(1, 4 * site.channels // site.inputs)
+    return {"reduction": reduction, "activation": "swish"}
+
+
 # Arguments that follow from the site, by registry name. Widths of MobileNetV2 such as
 # 144 are no multiples of the defaults, 32 and 64.
 _FITTED = {
     "ema": lambda site: {"groups": largest_divisor(site.channels, 32)},
     "sa": lambda site: {"groups": largest_divisor(site.channels // 2, 64)},
     "sge": lambda site: {"groups": largest_divisor(site.channels, 64)},
+    "se": _squeeze,
     "aw": lambda site: site.conv,
     "sk": lambda site: {
         "groups": largest_divisor(site.channels, 32),
@@ -101,5 +135,14 @@ def fitted(block, site):
 
     Returns:
         A dict, for example {"groups": 24} for "ema" on 144 channels.
+
+    Raises:
+        ValueError: The block is a convolution of images, and the site one of video.
     """
+    if block in REPLACING and len(site.shape) != 4:
+        raise ValueError(
+            f"attention {block!r} is a convolution of images and can't take the place "
+            f"of one of video; received {site.name!r}, whose input has the shape "
+            f"{tuple(site.shape)}"
+        )
     return _FITTED[block](site) if block in _FITTED else {}

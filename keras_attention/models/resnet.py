@@ -80,8 +80,9 @@ _DOCSTRING = """Returns {name} as a functional Keras model.
         drop_path: Stochastic depth: rate for the last unit, falling linearly to 0 at
             the first.
         classifier_activation: E.g. "softmax"; None for logits.
-        weights: Path of a .keras or .weights.h5 file of the same network, or None.
-            (Keras ignores layers that only a .weights.h5 file has.)
+        weights: Path of a .keras or .weights.h5 file of the same network (Keras ignores
+            layers that only a .weights.h5 file has), "imagenet" for torchvision's, see
+            `keras_attention.weights.imagenet`, or None.
         name: Name of the model.
 
     Returns:
@@ -90,6 +91,7 @@ _DOCSTRING = """Returns {name} as a functional Keras model.
         CIFAR stem (a size is rounded up at each halving).
 
     Raises:
+        OSError: The file for "imagenet" can't be downloaded.
         ValueError: An argument is not one of those above.
 
     Reference: https://arxiv.org/abs/{paper}

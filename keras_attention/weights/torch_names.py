@@ -130,8 +130,35 @@ NAMES = {
     },
 }
 
+# Parts that have other names in the networks of which authors published weights.
+IN_NETWORKS = {
+    # landskape-ai/triplet-attention, folder MODELS
+    "triplet": {
+        "ChannelGateH.spatial.conv": "convs.0",
+        "ChannelGateH.spatial.bn": "norms.0",
+        "ChannelGateW.spatial.conv": "convs.1",
+        "ChannelGateW.spatial.bn": "norms.1",
+        "SpatialGate.spatial.conv": "convs.2",
+        "SpatialGate.spatial.bn": "norms.2",
+    },
+    # implus/PytorchInsight
+    "se": {"fc.0": "reduce", "fc.2": "expand"},
+}
+
 
 def block_of(layer):
     """Returns the registry name of a block or of what it is derived from, or None."""
     registered = map(registry.name_of, type(layer).__mro__)
     return next((name for name in registered if name in NAMES), None)
+
+
+def part_of(layer, path):
+    """Returns the sub-layer or weight at a path such as "paths.0.conv", or None."""
+    for key in path.split("."):
+        if layer is None:
+            return None
+        if key.isdigit():
+            layer = layer[int(key)] if int(key) < len(layer) else None
+        else:
+            layer = getattr(layer, key, None)
+    return layer

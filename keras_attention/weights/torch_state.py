@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import keras
@@ -11,7 +11,7 @@ import numpy as np
 from keras_attention import report
 from keras_attention.weights import torch_networks
 from keras_attention.weights.checkpoints import read_state_dict
-from keras_attention.weights.torch_names import NAMES, block_of
+from keras_attention.weights.torch_names import NAMES, block_of, part_of
 
 _PARTS = {"weight": "kernel", "bias": "bias"}
 _NORM_PARTS = {
@@ -50,7 +50,7 @@ def load_torch(
 
     Args:
         target: a built attention layer of this package, or a network of one of its
-            ResNet or MobileNetV2 builders.
+            builders (ResNet, MobileNetV2, MobileNeXt, EfficientNet).
         state_dict_or_path: {name: array or torch tensor}, names and layouts as in the
             authors' code, e.g. "conv1.weight" (out, in, h, w); or a checkpoint file,
             which `read_state_dict` reads without PyTorch. A matrix (out, in) or a
@@ -69,7 +69,6 @@ def load_torch(
             does not fit; or, if strict, a name is missing or unexpected. The target is
             then as it was.
     """
-    parameters = torch_parameters(target)
     state_dict = state_dict_or_path
     if isinstance(state_dict, str | os.PathLike):
         state_dict = read_state_dict(state_dict)
@@ -78,6 +77,7 @@ def load_torch(
         for name, value in state_dict.items()
         if name.rsplit(".", 1)[-1] != _COUNTER
     }
+    parameters = torch_parameters(target, given)
     result = LoadReport(
         loaded=tuple(name for name in parameters if name in given),
         missing=tuple(name for name in parameters if name not in given),
@@ -139,8 +139,15 @@ class Parameter:
         return np.moveaxis(array, axes, (0, 1)).reshape(self.torch_shape)
 
 
-def torch_parameters(layer: keras.Layer) -> dict[str, Parameter]:
+def torch_parameters(
+    layer: keras.Layer, given: Collection[str] = ()
+) -> dict[str, Parameter]:
     """Returns the parameters of a built layer or network by the authors' names.
+
+    Args:
+        layer: the layer or network.
+        given: names of a state dict: they decide whose names a network's are, if
+            several packages have it.
 
     Raises:
         TypeError: there are no names for this class of layer, or for a layer of the
@@ -149,7 +156,7 @@ def torch_parameters(layer: keras.Layer) -> dict[str, Parameter]:
     """
     if isinstance(layer, keras.Model):
         found = {}
-        for module, part in torch_networks.modules(layer).items():
+        for module, part in torch_networks.modules(layer, given).items():
             if block_of(part) is None:
                 found |= _parts(module, part)
             else:
@@ -168,24 +175,12 @@ def torch_parameters(layer: keras.Layer) -> dict[str, Parameter]:
         )
     found = {}
     for name, attribute in NAMES[block].items():
-        part = _part(layer, attribute)
+        part = part_of(layer, attribute)
         if isinstance(part, keras.Variable):
             found[name] = Parameter(part)
         elif part is not None:
             found |= _parts(name, part)
     return found
-
-
-def _part(layer, path):
-    """Returns the sub-layer or weight at a path such as "paths.0.conv", or None."""
-    for key in path.split("."):
-        if layer is None:
-            return None
-        if key.isdigit():
-            layer = layer[int(key)] if int(key) < len(layer) else None
-        else:
-            layer = getattr(layer, key, None)
-    return layer
 
 
 def _parts(name, layer):

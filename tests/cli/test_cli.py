@@ -10,7 +10,7 @@ import numpy as np
 from support.command_line import invoke
 
 import keras_attention
-from keras_attention import cli_inputs, data, mobile
+from keras_attention import cli_inputs, data, mobile, models
 
 
 def test_train_leaves_a_model_and_its_labels(photos, trained):
@@ -39,6 +39,7 @@ def test_quantize_convert_verify(photos, quantized, tmp_path):
     assert "int8" in result.output
     assert {path.name for path in file.parent.iterdir()} == {
         "labels.txt",
+        "model.json",
         "model.tflite",
         "model_uint8.tflite",
     }
@@ -122,8 +123,22 @@ def test_list_shows_blocks_and_backbones():
     assert "Site" not in result.output
 
 
+def test_list_shows_the_networks_of_the_papers():
+    output = " ".join(invoke("list").output.split())
+    for row in (
+        "mobilenet_v2_coord 3,950,648 306.7 M ImageNet 74.30 % (read)",
+        "resnet50_a2 32,907,304 6,658.2 M ImageNet 77.00 % (recalled, high)",
+        "resnet50_gc 28,078,773 4,097.9 M -",
+    ):
+        assert row in output
+    assert {name for name in models.presets() if name not in output} == set()
+
+
 def test_help_is_there_for_every_command():
-    commands = ("demo", "train", "quantize", "convert", "verify", "list")
+    commands = (
+        *("demo", "train", "quantize", "convert", "verify"),
+        *("inspect", "benchmark", "list"),
+    )
     overview = invoke("--help").output
     for command in commands:
         assert command in overview

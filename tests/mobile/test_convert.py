@@ -226,7 +226,7 @@ def test_float32(tmp_path):
     assert report.precision == "float32"
     assert report.uint8_path is None
     assert set(report.dtypes) == {"float32", "int32"}
-    assert [entry.name for entry in tmp_path.iterdir()] == ["a.tflite"]
+    assert {entry.name for entry in tmp_path.iterdir()} == {"a.tflite", "a.json"}
     (output,) = verify(report.path, against=net, data=images).outputs
     assert output.unit == "absolute"
     assert output.max_difference <= 1e-5 * np.abs(net.predict_on_batch(images)).max()
@@ -339,7 +339,7 @@ def test_labels(small, tmp_path):
     again = convert(small, folder / "b.tflite", labels=tmp_path / "labels.txt")
     assert pathlib.Path(again.labels_path).read_text(encoding="utf-8") == text
     written = sorted(entry.name for entry in folder.iterdir())
-    assert written == ["b.tflite", "b_uint8.tflite", "labels.txt"]
+    assert written == ["b.json", "b.tflite", "b_uint8.tflite", "labels.txt"]
 
 
 def test_report_can_be_stored_and_read(coord):

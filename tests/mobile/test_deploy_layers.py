@@ -23,6 +23,13 @@ def bn(**arguments):
     return layers.BatchNormalization(name="norm", **arguments)
 
 
+def second():
+    return layers.BatchNormalization(name="second_norm")
+
+
+SEPARABLE = (layers.SeparableConv1D, layers.SeparableConv2D)
+
+
 @pytest.mark.parametrize(
     ("chained", "shape"),
     [
@@ -35,6 +42,14 @@ def bn(**arguments):
             (8, 6, 4),
         ),
         ([layers.Conv1D(6, 3, name="linear"), bn()], (8, 4)),
+        ([layers.Conv1DTranspose(6, 3, 2, name="linear"), bn()], (8, 4)),
+        ([layers.SeparableConv1D(6, 3, name="linear"), bn()], (8, 4)),
+        ([layers.SeparableConv2D(6, 3, name="linear"), bn()], (8, 6, 4)),
+        (
+            [layers.DepthwiseConv1D(3, depth_multiplier=2, name="linear"), bn()],
+            (8, 4),
+        ),
+        ([layers.Conv2D(6, 3, name="linear"), bn(), second()], (8, 6, 4)),
         ([layers.Dense(6, name="linear"), bn()], (4,)),
         ([layers.Dense(6, name="linear"), bn(axis=1)], (4,)),
         ([layers.Dense(6, name="linear"), bn(epsilon=0.1)], (8, 6, 4)),
@@ -43,7 +58,11 @@ def bn(**arguments):
 def test_folded_normalization(chained, shape):
     model = chain(*chained, layers.ReLU(name="relu"), shape=shape)
     deployed = deploy(model)
-    assert names(deployed) == ["x", "linear", "relu"]
+    kinds = [type(layer) for layer in deployed.layers if layer.weights]
+    separable = isinstance(chained[0], SEPARABLE)
+    assert len(kinds) == 1 + separable and layers.BatchNormalization not in kinds
+    assert [n for n in names(deployed) if "norm" in n] == []
+    assert {"linear", "relu"} <= set(names(deployed))
     assert difference(model, deployed, features(3, *shape)) <= CLOSE
 
 
@@ -261,7 +280,8 @@ def test_activations_become_layers_of_their_own():
         if isinstance(layer, layers.Conv2D):
             assert layer.activation is keras.activations.linear
     steps = [node.name for node in graphs.trace_model(deployed).nodes]
-    swish = ["c_swish_add", "c_swish_relu6", "c_swish_multiply", "c_swish_true_divide"]
+    divide = "c_swish_true_divide_multiply"  # by a number
+    swish = ["c_swish_add", "c_swish_relu6", "c_swish_multiply", divide]
     assert [step for step in steps if step.startswith("c_")] == swish
     assert difference(model, deployed, features(2, 8, 6, 4)) <= CLOSE
     assert model.get_layer("a").activation is keras.activations.relu6

@@ -263,36 +263,13 @@ def test_names_of_all_that_share_a_range():
         (layers.ReLU(), "Relu"),
         (layers.ReLU(6), "Relu6"),
         (layers.Softmax(), "Softmax"),
-        (layers.Softmax(axis=(1, 2)), "Softmax(axis=(1, 2))"),
+        (layers.Softmax(axis=(1, 2)), "SoftmaxOverAxes"),
+        (layers.Activation("exponential"), "Exp"),
+        (layers.Activation("hard_tanh"), "HardTanh"),
+        (layers.LeakyReLU(), "LeakyRelu"),
+        (layers.ReLU(1.0), "ReLU(max_value=1.0, negative_slope=0.0, threshold=0.0)"),
+        (layers.Conv2DTranspose(2, 2), "Conv2DTranspose"),
     ],
 )
 def test_operation_names(op, name):
     assert rules.operation_name(op) == name
-
-
-@pytest.mark.parametrize(
-    ("layer", "operation"),
-    [
-        (layers.ReLU(3.0, name="odd"), r"ReLU\(max_value=3.0, negative_slope=0.0, "),
-        (layers.ReLU(negative_slope=0.1, name="odd"), r"ReLU\(max_value=None, neg"),
-        (layers.LeakyReLU(name="odd"), "LeakyReLU"),
-        (layers.LayerNormalization(name="odd"), "LayerNormalization"),
-        (layers.SeparableConv2D(3, 3, name="odd"), "SeparableConv2D"),
-        (layers.Softmax((1, 2), name="odd"), r"Softmax\(axis=\(1, 2\)\)"),
-    ],
-)
-def test_operations_that_are_refused(layer, operation):
-    x = image()
-    message = (
-        f"^Layer 'odd': operation {operation}.*can't be quantized to int8. Replace it "
-        r"by operations that can be \(Abs, Add, .*ZeroPadding2D\), or give the layer "
-        r"that contains it a method deploy\(self\) that does.$"
-    )
-    with pytest.raises(ValueError, match=message):
-        quantized(x, layer(conv(x, "conv")))
-
-
-def test_a_refused_keras_ops_operation():
-    x = image()
-    with pytest.raises(ValueError, match="operation Erf can't be quantized to int8"):
-        quantized(x, ops.erf(conv(x, "conv")))

@@ -220,7 +220,7 @@ def test_weights_of_another_network(small_file):
         ({"dropout": 1.0}, r"dropout must be.*\[0, 1\); received 1.0"),
         ({"dropout": None}, r"dropout must be.*received None"),
         ({"drop_path": -0.1}, r"drop_path must be.*\[0, 1\); received -0.1"),
-        ({"weights": "imagenet"}, "weights must be None or the path.*'imagenet'"),
+        ({"weights": "imagenett"}, "weights must be None or the path.*'imagenett'"),
         ({"weights": "no/such.keras"}, "weights must be None or.*'no/such.keras'"),
         ({"weights": 3}, "weights must be None or the path.*received 3"),
     ],

@@ -333,7 +333,7 @@ class TestWeights:
         ({"stem": "tiny"}, r"stem must be one of \('imagenet', 'cifar'\); received"),
         ({"dropout": 1.0}, r"dropout must be.*\[0, 1\); received 1.0"),
         ({"drop_path": -0.1}, r"drop_path must be.*\[0, 1\); received -0.1"),
-        ({"weights": "imagenet"}, "weights must be None or the path.*'imagenet'"),
+        ({"weights": "imagenett"}, "weights must be None or the path.*'imagenett'"),
         ({"attention": "cord"}, "unknown attention name 'cord'.*did you mean 'coord'"),
         ({"attention_position": "after_expand"}, "position must be.*'after_expand'"),
     ],

@@ -9,7 +9,7 @@ import pytest
 from support.comparing import relative_error
 from support.small_networks import images, narrow_resnet, randomize
 
-from keras_attention import CBAM, ECA, models, weights
+from keras_attention import CBAM, models, weights
 
 NETWORKS = [
     "resnet18",
@@ -19,11 +19,6 @@ NETWORKS = [
     "resnet50_cifar_bam",
     "resnet50_eca",
 ]
-
-
-def official_eca(site):
-    """The kernels of the official ECA-ResNet-50, which do not follow the formula."""
-    return ECA((3, 5, 5, 7)[site.stage - 1], name=site.name)
 
 
 class TestGoldenNetworks:
@@ -36,8 +31,9 @@ class TestGoldenNetworks:
         arguments = json.loads(str(file["config_json"]))
         build = getattr(models, arguments.pop("builder"))
         arguments.pop("source")
-        if arguments.pop("preset", None):
-            arguments["attention"] = official_eca
+        if title := arguments.pop("preset", None):
+            presets = {preset.title: preset for preset in models.presets().values()}
+            arguments |= presets[title].arguments
         model = build(**arguments)
         state = state_dict(file)
         report = weights.load_torch(model, state)
@@ -156,8 +152,8 @@ class TestNames:
         ("model", "layer"),
         [
             (
-                lambda: models.MobileNetV2((32, 32, 3), attention="se"),
-                "block_2_attention",
+                lambda: models.MobileNetV2((32, 32, 3), attention=["se", "se"]),
+                "block_2_attention_2",
             ),
             (
                 lambda: models.ResNet18((32, 32, 3), attention=["se", "se"]),

@@ -1,7 +1,10 @@
 """ResNet and ResNeXt: torchvision's names.
 
 The papers extend them by their blocks: an attribute of the unit, or of the network for
-blocks behind a stage.
+blocks behind a stage. So do BangguWu/ECANet (eca), Jongchan/attention-module (cbam,
+bam1 to bam3), wofmanaf/SA-Net (sa), implus/PytorchInsight (se, sge), Christian-lyc/NAM
+(nam), landskape-ai/triplet-attention and xvjiarui/GCNet. The other blocks are called
+like in the registry.
 """
 
 import re

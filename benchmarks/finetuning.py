@@ -1,0 +1,127 @@
+"""What a block brings when a pretrained network is fine-tuned on photos, in int8 too.
+
+    python benchmarks/finetuning.py PHOTOS [--write docs/finetuning.md]
+
+PHOTOS has train/ and val/ with a folder of photos per class. torchvision's MobileNetV2
+gets a new classifier and, in every unit that expands, no block, SE or CoordAttention,
+warm-started. All are trained alike, with several seeds (order, augmentation,
+classifier, blocks), then calibrated, trained under quantization with their own float
+outputs as targets, and converted.
+"""
+
+import argparse
+import pathlib
+import statistics
+import tempfile
+import time
+
+import keras
+import tensorflow as tf
+
+from keras_attention import data, mobile, models, training
+
+BLOCKS = {"no block": None, "SE": {"name": "se", "reduction": 24}, "Coord": "coord"}
+HEADINGS = ("float", "calibrated", "trained int8", "int8 file")
+
+
+def network(block, size, classes):
+    """Returns the pretrained network with a block in each unit, and a new classifier.
+
+    Args:
+        block: What `models.insert` takes, or None.
+        size: Of the images, in pixels.
+        classes: Number of classes.
+    """
+    model = models.MobileNetV2((size, size, 3), weights="imagenet")
+    if block is not None:
+        model = models.insert(model, block, at="mobilenet_v2", warm_start=True)
+    features = model.get_layer("head_dropout").output
+    logits = keras.layers.Dense(classes, name="new_classifier", dtype="float32")
+    return keras.Model(model.inputs, logits(features))
+
+
+def run(block, photos, arguments, seed, folder):
+    """Returns the four accuracies of one training, in the order of HEADINGS."""
+    keras.utils.set_random_seed(seed)
+    model = network(block, photos.image_shape[0], len(photos.labels))
+    history = training.fit_classifier(
+        model, photos, epochs=arguments.epochs, learning_rate=arguments.learning_rate
+    )
+    quantized = mobile.quantize(
+        model, photos.calibration, freeze_after=photos.steps_per_epoch // 2
+    )
+    calibrated = training.accuracy(quantized, photos.test)
+    tuned = training.finetune_quantized(quantized, model, photos, epochs=1)
+    path = folder / "model.tflite"
+    mobile.convert(quantized, path)
+    report = mobile.verify(path, against=quantized, data=photos.test)
+    return (
+        history["val_accuracy"][-1],
+        calibrated,
+        tuned["val_accuracy"][-1],
+        report.file_accuracy,
+    )
+
+
+def table(results):
+    """Returns the lines of a table: mean and spread of accuracies in percent."""
+    lines = ["| block | " + " | ".join(HEADINGS) + " |", "|---" * 5 + "|"]
+    for name, runs in results.items():
+        cells = [_cell(column) for column in zip(*runs, strict=True)]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _cell(fractions):
+    values = sorted(100 * fraction for fraction in fractions)
+    mean = f"{statistics.mean(values):.1f}"
+    return f"{mean} ({values[0]:.1f} to {values[-1]:.1f})" if values[1:] else mean
+
+
+def main():
+    """Prints the table; see the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("photos", help="folder with train/ and val/")
+    parser.add_argument("--size", type=int, default=96, help="pixels")
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--learning-rate", type=float, default=5e-4)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--write", help="the page to put the table into")
+    arguments = parser.parse_args()
+    started = time.monotonic()
+    results = {name: [] for name in BLOCKS}
+    for seed in range(arguments.seeds):
+        photos = data.load(
+            f"folder:{arguments.photos}", image_size=arguments.size, seed=seed
+        )
+        for name, block in BLOCKS.items():
+            with tempfile.TemporaryDirectory() as folder:
+                found = run(block, photos, arguments, seed, pathlib.Path(folder))
+            results[name].append(found)
+            accuracies = ", ".join(f"{accuracy:.1%}" for accuracy in found)
+            minutes = (time.monotonic() - started) / 60
+            print(f"{minutes:5.1f} min, seed {seed}, {name}: {accuracies}", flush=True)
+            keras.backend.clear_session()
+    lines = [
+        f"{arguments.size} pixels, {photos.train_size} training and "
+        f"{photos.test_size} test photos of {len(photos.labels)} classes, "
+        f"{arguments.epochs} + 1 epochs, {arguments.seeds} seeds: top-1 accuracy in "
+        "percent, mean (smallest to largest).",
+        "",
+        *table(results),
+    ]
+    print("\n".join(lines))
+    if arguments.write:
+        page = pathlib.Path(arguments.write)
+        head, _, tail = page.read_text().partition("<!-- table -->\n")
+        tail = tail.partition("<!-- end of table -->\n")[2]
+        page.write_text(
+            f"{head}<!-- table -->\n\n"
+            + "\n".join(lines)
+            + f"\n\n<!-- end of table -->\n{tail}"
+        )
+
+
+if __name__ == "__main__":
+    tf.get_logger().setLevel("ERROR")
+    main()
