@@ -15,27 +15,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from keras_attention import cli_files
+from keras_attention.cli_files import Data, InputRange, Strict
 
 Keras = Annotated[
     pathlib.Path,
     typer.Argument(
         exists=True, dir_okay=False, metavar="MODEL.keras", show_default=False
-    ),
-]
-Data = Annotated[
-    str,
-    typer.Option(help="'digits' or 'folder:PATH', with one sub-folder per class."),
-]
-Strict = Annotated[
-    bool,
-    typer.Option("--strict", help="Fail on a damaged image instead of skipping it."),
-]
-InputRange = Annotated[
-    tuple[float, float] | None,
-    typer.Option(
-        metavar="LO HI",
-        help="What byte 0 and byte 255 become; by default what the model stores.",
-        show_default=False,
     ),
 ]
 Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training images.")]
@@ -196,6 +181,9 @@ def quantize(
     model: Keras,
     data: Data,
     out: Annotated[pathlib.Path, typer.Option(help="The quantized .keras file.")],
+    scheme: Annotated[
+        str, typer.Option(help="int8, int16x8, or weights (activations in float).")
+    ] = "int8",
     input_range: InputRange = None,
     epochs: Annotated[
         int, typer.Option(min=0, help="Epochs of fine-tuning after the calibration.")
@@ -205,7 +193,7 @@ def quantize(
     seed: Seed = 0,
     strict: Strict = False,
 ) -> None:
-    """Calibrate and, with --epochs, fine-tune a model under int8 quantization."""
+    """Calibrate and, with --epochs, fine-tune a model under quantization."""
     from keras_attention import cli_inputs, files, mobile, training
     from keras_attention.console import EpochProgress, working
     from keras_attention.data import LABELS_FILE, write_labels
@@ -229,11 +217,12 @@ def quantize(
         quantized = mobile.quantize(
             network,
             images.calibration,
+            scheme=scheme,
             input_range=input_range,
             **({"freeze_after": max(1, half)} if epochs else {}),
         )
     if epochs:
-        with EpochProgress(console, "Fine-tuning as int8") as bar:
+        with EpochProgress(console, "Fine-tuning as quantized") as bar:
             training.finetune_quantized(
                 quantized,
                 network,
@@ -260,7 +249,8 @@ def convert(
     precision: Annotated[
         str | None,
         typer.Option(
-            help="int8, float16 or float32; by default what the model was made for."
+            help="int8, int16x8, dynamic, float16 or float32; by default what the "
+            "model was made for."
         ),
     ] = None,
     data: Annotated[
@@ -296,7 +286,7 @@ def convert(
         )
         with working(console, "Calibrating"):
             network = mobile.quantize(
-                network, images.calibration, input_range=input_range
+                network, images.calibration, scheme=precision, input_range=input_range
             )
     with working(console, "Converting"):
         report = mobile.convert(
@@ -310,33 +300,7 @@ def convert(
     console.print(str(report), markup=False, soft_wrap=True)
 
 
-@app.command()
-def verify(
-    file: Annotated[
-        pathlib.Path,
-        typer.Argument(exists=True, dir_okay=False, metavar="MODEL.tflite"),
-    ],
-    against: Annotated[
-        pathlib.Path,
-        typer.Option(exists=True, dir_okay=False, help="The .keras it was made from."),
-    ],
-    data: Data,
-    input_range: InputRange = None,
-    strict: Strict = False,
-) -> None:
-    """Run a .tflite file on the test images and compare it with its Keras model."""
-    from keras_attention import cli_inputs, mobile
-    from keras_attention.console import working
-
-    network = cli_inputs.load_model(against)
-    images = cli_inputs.data_for(
-        network, console, data, input_range, labels_beside=file, strict=strict
-    )
-    with working(console, f"Running {file} on {images.test_size} test images"):
-        report = mobile.verify(file, against=network, data=images.test)
-    console.print(str(report), markup=False, soft_wrap=True)
-
-
+app.command()(cli_files.verify)
 app.command()(cli_files.inspect)
 app.command()(cli_files.benchmark)
 

@@ -1,10 +1,11 @@
-"""The commands that look at .tflite files of any origin: inspect and benchmark."""
+"""The commands that look at .tflite files: verify, inspect and benchmark."""
 
 import json
 import pathlib
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 File = Annotated[
     pathlib.Path,
@@ -12,9 +13,69 @@ File = Annotated[
         exists=True, dir_okay=False, metavar="MODEL.tflite", show_default=False
     ),
 ]
+Data = Annotated[
+    str,
+    typer.Option(help="'digits' or 'folder:PATH', with one sub-folder per class."),
+]
+Strict = Annotated[
+    bool,
+    typer.Option("--strict", help="Fail on a damaged image instead of skipping it."),
+]
+InputRange = Annotated[
+    tuple[float, float] | None,
+    typer.Option(
+        metavar="LO HI",
+        help="What byte 0 and byte 255 become; by default what the model stores.",
+        show_default=False,
+    ),
+]
 Json = Annotated[
     bool, typer.Option("--json", help="Print all figures as JSON and nothing else.")
 ]
+
+
+def verify(
+    file: File,
+    against: Annotated[
+        pathlib.Path,
+        typer.Option(exists=True, dir_okay=False, help="The .keras it was made from."),
+    ],
+    data: Data,
+    input_range: InputRange = None,
+    reference_samples: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Images that run on LiteRT's reference kernels, too; by default 100 "
+            "for an integer file.",
+            show_default=False,
+        ),
+    ] = None,
+    layers: Annotated[
+        int,
+        typer.Option(min=0, help="Layers to name, those that differ most from Keras."),
+    ] = 5,
+    strict: Strict = False,
+    as_json: Json = False,
+) -> None:
+    """Run a .tflite file on the test images and compare it with its Keras model."""
+    from keras_attention import cli_inputs, mobile
+    from keras_attention.console import working
+
+    console = Console(highlight=False, stderr=as_json)
+    network = cli_inputs.load_model(against)
+    images = cli_inputs.data_for(
+        network, console, data, input_range, labels_beside=file, strict=strict
+    )
+    with working(console, f"Running {file} on {images.test_size} test images"):
+        report = mobile.verify(
+            file,
+            against=network,
+            data=images.test,
+            reference_samples=reference_samples,
+            worst_layers=layers,
+        )
+    _show(report, as_json)
 
 
 def inspect(

@@ -173,7 +173,7 @@ def require_calibration(
 
     Args:
         model: The model to convert.
-        precision: "int8", "float32" or None.
+        precision: one of `mobile.convert`, or None.
         spec: What --data says.
 
     Raises:
@@ -184,10 +184,12 @@ def require_calibration(
         raise ValueError(
             f"{options}; {model.name} is quantized already: leave them out"
         )
-    if precision != "int8":
-        raise ValueError(f"{options}: add --precision int8, or leave them out")
+    if precision not in ("int8", "int16x8"):
+        raise ValueError(
+            f"{options}: add --precision int8 or int16x8, or leave them out"
+        )
     if spec is None:
-        raise ValueError("calibrating a float model for int8 takes --data, too")
+        raise ValueError(f"calibrating a float model for {precision} takes --data, too")
 
 
 def find_labels(model_path: pathlib.Path) -> pathlib.Path | None:

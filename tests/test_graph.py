@@ -43,6 +43,10 @@ def test_what_graph_py_relies_on():
     assert layer(bare)._keras_history.operation is layer
     assert bare._keras_history.operation is None
 
+    # Outer layers first.
+    wrapper = layers.TimeDistributed(layers.TimeDistributed(layer))
+    assert wrapper._flatten_layers() == [wrapper, wrapper.layer, layer]
+
 
 def test_only_graph_py_touches_what_is_private():
     private = re.compile(r"_keras_history|_inbound_nodes|_flatten_layers|keras\.src")
@@ -74,6 +78,48 @@ def shared_model():
 
 def values(model, *data):
     return [np.asarray(t) for t in keras.tree.flatten(model(*data, training=False))]
+
+
+def test_trace_flat_opens_nested_models():
+    a = keras.Input((4,), name="a")
+    base = keras.Sequential(
+        [a, layers.Dense(4, name="inner"), layers.ReLU()], name="base"
+    )
+    x, y = keras.Input((4,), name="x"), keras.Input((4,), name="y")
+    middle = keras.Model({"x": x, "y": y}, base(x) + base(inputs=y), name="middle")
+    first, second = keras.Input((4,)), keras.Input((4,))
+    out = layers.Dense(2, name="out")(middle({"y": first, "x": second}))
+    model = keras.Model([first, second], out)
+    graph = graphs.trace_flat(model)
+    kinds = [type(node.op).__name__ for node in graph.nodes]
+    assert sorted(kinds) == sorted(["Dense", "ReLU"] * 2 + ["Add", "Dense"])
+    inner = [node for node in graph.nodes if node.name == "inner"]
+    assert inner[0].op is inner[1].op
+    assert [node.input_tensors for node in inner] == [[second], [first]]
+    data = [np.full((2, 4), value, "float32") for value in (1, -2)]
+    result = graphs.replay(graph, data, lambda node, a, k: node.op(*a, **k))
+    np.testing.assert_allclose(result, model(data), rtol=1e-6)
+    assert graphs.opens(base) and not graphs.opens(keras.Sequential([layers.ReLU()]))
+
+
+def test_copies_as_they_are():
+    layer = layers.TimeDistributed(layers.BatchNormalization(dtype="mixed_bfloat16"))
+    double = layers.Lambda(lambda x: 2 * x)
+    x = keras.Input((3, 4))
+    layer(double(x))
+    layer.set_weights([np.arange(4.0) + n for n in range(4)])
+    layer.layer.gamma.trainable = False
+    copy = graphs.copy_as_it_is(layer)
+    copy(graphs.copy_as_it_is(double)(x))
+    graphs.copy_state(layer, copy)
+    assert copy.name == layer.name
+    assert copy.layer.dtype_policy.name == "mixed_bfloat16"
+    assert [w.trainable for w in copy.weights] == [w.trainable for w in layer.weights]
+    for old, new in zip(layer.weights, copy.weights, strict=True):
+        np.testing.assert_array_equal(old, new)
+    layer.layer.trainable = False
+    graphs.copy_state(layer, copy)
+    assert copy.trainable and not copy.layer.trainable
 
 
 def test_trace_finds_every_call_in_order():

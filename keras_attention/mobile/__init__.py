@@ -9,6 +9,7 @@ from keras_attention.mobile.benchmark import benchmark
 from keras_attention.mobile.check import check
 from keras_attention.mobile.convert import convert
 from keras_attention.mobile.deploy import deploy
+from keras_attention.mobile.distillation import soft_targets
 from keras_attention.mobile.inspect import inspect
 from keras_attention.mobile.quantize import quantize
 from keras_attention.mobile.rules import Rule, register_rule
@@ -23,5 +24,6 @@ __all__ = [
     "inspect",
     "quantize",
     "register_rule",
+    "soft_targets",
     "verify",
 ]

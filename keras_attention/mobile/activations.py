@@ -24,14 +24,32 @@ def exp_log(x, power):
     return ops.exp(ops.log(x) * power)
 
 
-def _below(x):
+def above(x):
+    """Returns max(x, 0), where x itself is read, too.
+
+    As a part of a product it is cheap, and alone it is a slow operator: an ELU takes a
+    quarter of the time.
+    """
+    return _above_twice(x) * 0.5
+
+
+def _above_twice(x):
+    return ops.relu(x * 2.0)
+
+
+def below(x):
     """Returns max(-x, 0)."""
     return ops.relu(x * -1.0)
 
 
+def _absolute(x):
+    """Returns |x|, without ABS, which is slow."""
+    return _above_twice(x) - x
+
+
 def _expm1_below(x):
     """Returns exp(min(x, 0)) - 1."""
-    return ops.exp(_below(x) * -1.0) - 1.0
+    return ops.exp(below(x) * -1.0) - 1.0
 
 
 def _scaled(x, factor):
@@ -40,29 +58,29 @@ def _scaled(x, factor):
 
 def _elu(op, _):
     alpha = float(getattr(op, "alpha", 1.0))
-    return lambda x: ops.relu(x) + _scaled(_expm1_below(x), alpha)
+    return lambda x: above(x) + _scaled(_expm1_below(x), alpha)
 
 
 def _celu(op, _):
     alpha = float(getattr(op, "alpha", 1.0))
-    return lambda x: ops.relu(x) + _scaled(_expm1_below(_scaled(x, 1 / alpha)), alpha)
+    return lambda x: above(x) + _scaled(_expm1_below(_scaled(x, 1 / alpha)), alpha)
 
 
 def _selu(_op, _):
     alpha, scale = 1.6732632423543772, 1.0507009873554805
-    return lambda x: ops.relu(x) * scale + _expm1_below(x) * (alpha * scale)
+    return lambda x: ops.relu(x * scale) + _expm1_below(x) * (alpha * scale)
 
 
 def _softplus(x):
-    return ops.relu(x) - ops.log(ops.sigmoid(ops.abs(x)))
+    return above(x) - ops.log(ops.sigmoid(_absolute(x)))
 
 
 def _log_sigmoid(x):
-    return ops.log(ops.sigmoid(ops.abs(x))) - _below(x)
+    return ops.log(ops.sigmoid(_absolute(x))) - below(x)
 
 
 def _softsign(x):
-    return x / (ops.abs(x) + 1.0)
+    return x / (_absolute(x) + 1.0)
 
 
 def _mish(x):

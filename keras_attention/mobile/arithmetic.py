@@ -10,8 +10,14 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_attention import graph as graphs
 from keras_attention import stock
 from keras_attention.mobile.activations import exp_log
+
+
+def again(op, *args):
+    """Calls an operation or layer as it is: a copy, which leaves the user's alone."""
+    return graphs.copy_operation(op, op.name)(*args)
 
 
 def slices(x, cuts, axis):
@@ -78,7 +84,7 @@ def _divide(op, _):
     def function(x, y):
         if isinstance(y, numbers.Number):
             return x * (1 / y)
-        return op(x, y)
+        return again(op, x, y)
 
     return function
 
@@ -96,7 +102,7 @@ def _power(op, _):
     def function(x, power):
         if isinstance(power, numbers.Number) and power in known:
             return known[power](x)
-        return op(x, power)
+        return again(op, x, power)
 
     return function
 
@@ -107,7 +113,7 @@ def _maximum(op, _):
     def function(*args):
         if isinstance(args[-1], numbers.Number) and args[-1] == 0:
             return ops.relu(args[0])
-        return op(*args)
+        return again(op, *args)
 
     return function
 
@@ -115,7 +121,7 @@ def _maximum(op, _):
 def _average(op, _):
     def function(x, weights=None):
         if weights is not None:
-            return op(x, weights)
+            return again(op, x, weights)
         return ops.mean(x, axis=op.axis)
 
     return function
@@ -252,7 +258,7 @@ def _attention(op, _):
 
     def function(query, key, value, bias=None, mask=None, scale=None):
         if bias is not None or mask is not None:
-            return op(query, key, value, bias, mask, scale)
+            return again(op, query, key, value, bias, mask, scale)
         scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
         return attention(query, key, value, scale)
 

@@ -79,7 +79,7 @@ def dense(layer, name):
 
     Returns:
         A function of a map, a `Runs` where there are several, or None for a `Conv2D`
-        without groups.
+        without groups. With a channel in each group, a depthwise convolution.
     """
     kernel, *bias = layer.get_weights()
     groups, constraint = layer.groups, layer.kernel_constraint
@@ -88,6 +88,8 @@ def dense(layer, name):
         kernel = grouped.grouped_kernel(full, groups)
         if not np.array_equal(grouped.dense_kernel(kernel, groups), full):
             return None  # the constraint has not been applied yet
+    if layer.groups > 1 and kernel.shape[2] == 1 and _depthwise_can(layer):
+        return _depthwise(layer, name, kernel, bias)
     count = grouped.run_count(kernel.shape, groups)
     if count == 1:
         if layer.groups == 1:
@@ -101,6 +103,34 @@ def dense(layer, name):
             for run, (kernel, bias) in enumerate(zip(kernels, biases, strict=True))
         ]
     )
+
+
+def _depthwise_can(layer):
+    """Whether TensorFlow has strides and dilation like these in a depthwise one."""
+    rows, columns = layer.strides
+    return rows == columns and (rows == 1 or set(layer.dilation_rate) == {1})
+
+
+def _depthwise(layer, name, kernel, bias):
+    """A depthwise convolution: a group for each channel, as in ConvNeXt."""
+    *size, _, filters = kernel.shape
+    multiplier = filters // layer.groups
+    conv = keras.layers.DepthwiseConv2D(
+        size,
+        strides=layer.strides,
+        padding=layer.padding,
+        depth_multiplier=multiplier,
+        dilation_rate=layer.dilation_rate,
+        use_bias=bool(bias),
+        depthwise_regularizer=layer.kernel_regularizer,
+        bias_regularizer=layer.bias_regularizer,
+        data_format="channels_last",
+        trainable=not graphs.is_frozen(layer),
+        dtype="float32",
+        name=name,
+    )
+    kernel = kernel.reshape(*size, layer.groups, multiplier)
+    return stock.filled(conv, (None, None, None, layer.groups), [kernel, *bias])
 
 
 def separable(layer):

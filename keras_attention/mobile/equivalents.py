@@ -12,7 +12,7 @@ from keras_attention import graph as graphs
 from keras_attention import stock
 from keras_attention.mobile import convolutions, rules
 from keras_attention.mobile.activations import ACTIVATIONS
-from keras_attention.mobile.arithmetic import ARITHMETIC
+from keras_attention.mobile.arithmetic import ARITHMETIC, again
 from keras_attention.mobile.normalizations import NORMALIZATIONS
 from keras_attention.mobile.rewriting import Rewriter
 from keras_attention.mobile.sequences import SEQUENCES
@@ -94,7 +94,7 @@ def _center_crop(layer, _):
         top = (x.shape[1] - layer.height) // 2
         left = (x.shape[2] - layer.width) // 2
         if top < 0 or left < 0:
-            return layer(x)  # which resizes
+            return again(layer, x)  # which resizes
         return x[:, top : top + layer.height, left : left + layer.width]
 
     return function

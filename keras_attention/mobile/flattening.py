@@ -49,6 +49,9 @@ _ENDS_IN_ACTIVATION = (
     keras.layers.SeparableConv1D,
     keras.layers.SeparableConv2D,
 )
+_PUBLIC = frozenset(
+    found for found in vars(keras.layers).values() if isinstance(found, type)
+)
 _NO_OPERATION = ("Copy", "Identity", "StopGradient")
 _ARITHMETIC = ("Add", "Subtract", "Multiply", "Divide", "TrueDivide")
 
@@ -359,9 +362,14 @@ def _does_nothing(op, args):
 def _is_stock(layer):
     """Whether a layer computes what one of Keras' own layers computes."""
     stock = next(c for c in type(layer).__mro__ if c.__module__.startswith("keras."))
-    return stock is not keras.Layer and all(
-        getattr(type(layer), method, None) is getattr(stock, method, None)
-        for method in ("call", "convolution_op")
+    # Networks of Keras have layers of their own: ConvNeXt's LayerScale.
+    return (
+        stock is not keras.Layer
+        and stock in _PUBLIC
+        and all(
+            getattr(type(layer), method, None) is getattr(stock, method, None)
+            for method in ("call", "convolution_op")
+        )
     )
 
 

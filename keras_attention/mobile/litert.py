@@ -270,22 +270,27 @@ def give_uint8_ends(model: Any) -> None:
             entry.tensorIndex = index
 
 
-def load(source: str | os.PathLike | bytes, num_threads: int = 1) -> Any:
+def load(
+    source: str | os.PathLike | bytes, num_threads: int = 1, reference: bool = False
+) -> Any:
     """Returns a LiteRT interpreter of a file, with XNNPACK, its tensors allocated.
 
     Args:
         source: path of the file, or its bytes.
         num_threads: threads of the interpreter.
+        reference: whether LiteRT's reference kernels run it, without XNNPACK.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it can't be run, for example for an operator of another runtime.
     """
-    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     data, name = read(source)
+    kernels = OpResolverType.BUILTIN_REF if reference else OpResolverType.AUTO
+    options = {"num_threads": num_threads, "experimental_op_resolver_type": kernels}
     try:
-        interpreter = Interpreter(model_content=data, num_threads=num_threads)
+        interpreter = Interpreter(model_content=data, **options)
         interpreter.allocate_tensors()
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"{name} can't be run: {error}") from error
@@ -297,7 +302,7 @@ class Runner:
 
     Args:
         source: path of the file, or its bytes.
-        num_threads: threads of the interpreter.
+        num_threads, reference: as for `load`.
 
     Attributes:
         file: the file's `File`.
@@ -308,7 +313,12 @@ class Runner:
             that the interpreter does not know, a batch size other than 1).
     """
 
-    def __init__(self, source: str | os.PathLike | bytes, num_threads: int = 1):
+    def __init__(
+        self,
+        source: str | os.PathLike | bytes,
+        num_threads: int = 1,
+        reference: bool = False,
+    ):
         self.file = File(source)
         self.inputs, self.outputs = self.file.inputs, self.file.outputs
         for tensor in (*self.inputs, *self.outputs):
@@ -317,7 +327,7 @@ class Runner:
                     f"{read(source)[1]}: only files of batch size 1 can be run here; "
                     f"'{tensor.name}' has the shape {tensor.shape}."
                 )
-        self._interpreter = load(source, num_threads)
+        self._interpreter = load(source, num_threads, reference)
         self._inputs = [d["index"] for d in self._interpreter.get_input_details()]
         self._outputs = [d["index"] for d in self._interpreter.get_output_details()]
 

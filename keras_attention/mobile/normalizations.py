@@ -11,7 +11,7 @@ from keras import ops
 from keras_attention import graph as graphs
 from keras_attention import stock
 from keras_attention.mobile.activations import exp_log
-from keras_attention.mobile.arithmetic import sized, unit
+from keras_attention.mobile.arithmetic import again, sized, unit
 
 
 def _affine(layer, name, scale, shift):
@@ -69,7 +69,7 @@ def _layer_normalization(layer, name):
         squares = ops.mean(x * x, axis=-1, keepdims=True)
         return affine(x * exp_log(squares + epsilon, -0.5))
 
-    return over_last_axes(function, layer.axis, layer)
+    return over_last_axes(function, layer.axis, lambda x: again(layer, x))
 
 
 def _rms_normalization(layer, name):
@@ -80,7 +80,7 @@ def _rms_normalization(layer, name):
         squares = ops.mean(x * x, axis=-1, keepdims=True)
         return affine(x * exp_log(squares + epsilon, -0.5))
 
-    return over_last_axes(function, layer.axis, layer)
+    return over_last_axes(function, layer.axis, lambda x: again(layer, x))
 
 
 def _sample_normalization(layer, name):

@@ -11,15 +11,15 @@ from keras import ops
 from keras_attention import graph as graphs
 from keras_attention import stock
 from keras_attention.mobile import convolutions
+from keras_attention.mobile.activations import above, below
 from keras_attention.mobile.normalizations import over_last_axes
 
 
 def opened(op: keras.Operation):
     """Returns a function of the same arguments, or None: the operation is a leaf."""
-    if op.__class__.__module__.startswith("keras."):
-        make = _OPENED.get(type(op).__name__)
-        return make and make(op)
-    return None
+    classes = [c for c in type(op).__mro__ if c.__module__.startswith("keras.")]
+    make = _OPENED.get(classes[0].__name__)
+    return make and make(op)
 
 
 def _separable(layer):
@@ -36,8 +36,8 @@ def _prelu(layer):
     slope = stock.scale_shift(
         alpha.ravel(), name=f"{layer.name}_slope", trainable=trainable
     )
-    below = over_last_axes(slope, -1)
-    return lambda x: ops.relu(x) - below(ops.relu(x * -1.0))
+    sloped = over_last_axes(slope, -1)
+    return lambda x: above(x) - sloped(below(x))
 
 
 def _gain(scale, shift, shape, name):
@@ -69,8 +69,8 @@ def _relu(op):
         return keras.layers.LeakyReLU(slope, dtype="float32", name=op.name)
 
     def function(x):
-        above = clipped(x, 0.0, float(limit), op.name)
-        return above - ops.relu(x * -1.0) * slope if slope else above
+        upper = clipped(x, 0.0, float(limit), op.name)
+        return upper - below(x) * slope if slope else upper
 
     return function
 

@@ -193,8 +193,8 @@ def operation_name(op: keras.Operation) -> str:
     name = classes[0].__name__
     if name in _VARIANTS:
         return _VARIANTS[name](op)
-    if name in ("Layer", "Operation"):  # the user's own
-        name = type(op).__name__
+    if name in ("Layer", "Operation"):  # the user's own, whatever its name
+        return f"{type(op).__module__}.{type(op).__name__}"
     return _SYNONYMS.get(name, name)
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -11,34 +11,48 @@ import numpy as np
 
 from keras_attention import report
 from keras_attention.mobile import litert
+from keras_attention.mobile.agreement import Answers, Comparison, OutputAgreement
 from keras_attention.mobile.convert import is_quantized, with_gates
 from keras_attention.mobile.deploy import deploy
+from keras_attention.mobile.layer_errors import LayerError, layer_errors
 
 _BATCH = 64
+# Samples of an integer file that run on the reference kernels, too, 40 times as slow as
+# XNNPACK, and samples of which the layers are compared.
+REFERENCE_SAMPLES = 100
+LAYER_SAMPLES = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class OutputAgreement(report.Report):
-    """How one output of a file agrees with Keras.
+class ReferenceAgreement(report.Report):
+    """How a file answers on LiteRT's reference kernels instead of XNNPACK.
+
+    As these do microcontrollers compute, and nearly so runtimes without XNNPACK. Both
+    kinds of kernels are right to one step; not always to the same.
 
     Attributes:
-        name: of the output in the file.
-        unit: of the differences: "steps" of the file's integer grid, or "absolute"
-            for a float output.
-        argmax_agreement: fraction of the samples with the same largest element, ties
-            counting as equal; None unless the output is (N, classes > 1).
-        max_difference: largest |file - Keras| over all elements.
+        samples: number of samples, the first ones; all else is about these.
+        keras_accuracy, file_accuracy, broken, repaired: as in `VerifyReport`, of the
+            file on the reference kernels; None without labels.
+        xnnpack_accuracy: of the file on XNNPACK, likewise.
+        argmax_agreement: of the file's first output with Keras; None unless it is
+            (N, classes > 1).
+        xnnpack_agreement: of the same with XNNPACK, likewise.
+        max_difference: largest difference between the two kinds of kernels in the first
+            output, in its `OutputAgreement.unit`.
         mean_difference: mean of it.
-        within_one_step: fraction of the elements that differ by at most one step; None
-            for a float output.
     """
 
-    name: str
-    unit: str
+    samples: int
+    keras_accuracy: float | None
+    file_accuracy: float | None
+    broken: int | None
+    repaired: int | None
+    xnnpack_accuracy: float | None
     argmax_agreement: float | None
+    xnnpack_agreement: float | None
     max_difference: float
     mean_difference: float
-    within_one_step: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +70,10 @@ class VerifyReport(report.Report):
         clipped_inputs: fraction of the input values that lie outside of the range of
             an integer input; well above 0, the data are not scaled as the model wants.
         outputs: agreement of each output.
+        reference: the same on the reference kernels; None if they were not run.
+        compared_layers: number of layers whose outputs were compared.
+        worst_layers: those that differ most, by signal-to-noise ratio on the first 8
+            samples, see `layer_errors.layer_errors`.
     """
 
     path: str
@@ -67,10 +85,18 @@ class VerifyReport(report.Report):
     argmax_agreement: float | None
     clipped_inputs: float
     outputs: tuple[OutputAgreement, ...]
+    reference: ReferenceAgreement | None
+    compared_layers: int
+    worst_layers: tuple[LayerError, ...]
 
 
 def verify(
-    path: str | os.PathLike, *, against: keras.Model | str | os.PathLike, data: Any
+    path: str | os.PathLike,
+    *,
+    against: keras.Model | str | os.PathLike,
+    data: Any,
+    reference_samples: int | None = None,
+    worst_layers: int = 5,
 ) -> VerifyReport:
     """Compares a .tflite file with a Keras model on the same samples.
 
@@ -85,6 +111,11 @@ def verify(
         data: samples as the Keras model takes them: an array x, a tuple of arrays
             (x, y), or an iterable (tf.data.Dataset) of x or (x, y), batched or not.
             Labels y are class numbers or one-hot rows.
+        reference_samples: so many samples run on LiteRT's reference kernels, too; 0:
+            none. None: 100 for an integer file, none for a float one, where kernels
+            differ by the order of a sum.
+        worst_layers: so many layers are named whose outputs in the file are furthest
+            from those in Keras; 0: layers are not compared.
 
     Returns:
         A `VerifyReport`.
@@ -92,16 +123,29 @@ def verify(
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it can't be run; its outputs are not those of the model; the data
-            are empty, not finite or of another shape; a label is no class of the model.
+            are empty, not finite or of another shape; a label is no class of the model;
+            a number is negative; or layers are compared of a float model that `deploy`
+            can't take.
     """
+    for name, number in (
+        ("reference_samples", reference_samples),
+        ("worst_layers", worst_layers),
+    ):
+        if number is not None and number < 0:
+            raise ValueError(f"{name} must not be negative. Received: {number}")
     runner = litert.Runner(path)
     if not isinstance(against, keras.Model):
         against = keras.saving.load_model(against)
     model = _matching(against, runner.file, str(path))
     softmax = runner.file.made_by(0) == "SOFTMAX"
     compute = _inference(model)
-    outputs = [_Comparison(tensor) for tensor in runner.outputs]
-    labels = _Labels()
+    outputs = [Comparison(tensor) for tensor in runner.outputs]
+    labels = Answers()
+    if reference_samples is None:
+        integer = any(tensor.scale is not None for tensor in runner.inputs)
+        reference_samples = REFERENCE_SAMPLES if integer else 0
+    kernels = _ReferenceKernels(path, reference_samples) if reference_samples else None
+    shown = []
     clipped = values = samples = 0
     for number, (x, y) in enumerate(_batches(data, model)):
         inputs = keras.tree.flatten(x)
@@ -115,11 +159,17 @@ def verify(
             comparison.add(got, wanted)
         if y is not None:
             labels.add(y, reference[0], ours[0])
+        if kernels is not None:
+            kernels.add(inputs, y, reference[0], ours[0])
+        if worst_layers and samples < LAYER_SAMPLES:
+            shown.append([array[: LAYER_SAMPLES - samples] for array in inputs])
         samples += len(inputs[0])
         values += sum(array.size for array in inputs)
         clipped += sum(map(_clipped, inputs, runner.inputs))
     if not samples:
         raise ValueError("The data are empty: nothing to compare on.")
+    first_samples = [np.concatenate(arrays) for arrays in zip(*shown, strict=True)]
+    errors = layer_errors(path, against, first_samples) if worst_layers else []
     first = outputs[0].result()
     return VerifyReport(
         path=os.fspath(path),
@@ -128,7 +178,61 @@ def verify(
         argmax_agreement=first.argmax_agreement,
         clipped_inputs=clipped / values,
         outputs=tuple(comparison.result() for comparison in outputs),
+        reference=None if kernels is None else kernels.result(),
+        compared_layers=len(errors),
+        worst_layers=tuple(errors[:worst_layers]),
     )
+
+
+class _ReferenceKernels:
+    """The first samples of the data on the reference kernels."""
+
+    def __init__(self, path: str | os.PathLike, samples: int):
+        self._runner = litert.Runner(path, reference=True)
+        self._left = samples
+        self._keras, self._xnnpack = (
+            Comparison(self._runner.outputs[0]) for _ in range(2)
+        )
+        self._answers, self._xnnpack_answers = Answers(), Answers()
+
+    def add(
+        self,
+        inputs: Sequence[np.ndarray],
+        labels: np.ndarray | None,
+        wanted: np.ndarray,
+        xnnpack: np.ndarray,
+    ) -> None:
+        """Runs what is left to run of a batch.
+
+        Args:
+            inputs: one array per input.
+            labels: of the batch, or None.
+            wanted: Keras' first output.
+            xnnpack: the file's, in its dtype.
+        """
+        count = min(self._left, len(wanted))
+        if not count:
+            return
+        self._left -= count
+        wanted, xnnpack = wanted[:count], xnnpack[:count]
+        got = self._runner(*(array[:count] for array in inputs))[0]
+        self._keras.add(got, wanted)
+        self._xnnpack.add(got, litert.dequantize(xnnpack, self._runner.outputs[0]))
+        if labels is not None:
+            self._answers.add(labels[:count], wanted, got)
+            self._xnnpack_answers.add(labels[:count], wanted, xnnpack)
+
+    def result(self) -> ReferenceAgreement:
+        xnnpack = self._xnnpack.result()
+        return ReferenceAgreement(
+            samples=self._keras.samples,
+            **self._answers.result(),
+            xnnpack_accuracy=self._xnnpack_answers.result()["file_accuracy"],
+            argmax_agreement=self._keras.result().argmax_agreement,
+            xnnpack_agreement=xnnpack.argmax_agreement,
+            max_difference=xnnpack.max_difference,
+            mean_difference=xnnpack.mean_difference,
+        )
 
 
 def _matching(model: keras.Model, file: litert.File, path: str) -> keras.Model:
@@ -184,93 +288,6 @@ def _slices(arrays: Any) -> Iterator[Any]:
         yield keras.tree.map_structure(
             lambda leaf, i=start: leaf[i : i + _BATCH], arrays
         )
-
-
-class _Comparison:
-    """Differences of one output, summed over the batches."""
-
-    def __init__(self, tensor: litert.Tensor):
-        self.tensor = tensor
-        self.samples = self.elements = self.equal = self.near = 0
-        self.largest = self.total = 0.0
-        self.classes = len(tensor.shape) == 2 and tensor.shape[1] > 1
-
-    def add(self, got: np.ndarray, wanted: np.ndarray) -> None:
-        difference = np.abs(
-            litert.dequantize(got, self.tensor).astype("float64") - wanted
-        )
-        if self.tensor.scale is not None:
-            difference /= self.tensor.scale
-        # Both sides are float32 multiples of the scale: a thousandth is rounding.
-        self.near += int((difference <= 1.001).sum())
-        self.largest = max(self.largest, float(difference.max()))
-        self.total += float(difference.sum())
-        self.elements += difference.size
-        self.samples += len(got)
-        if self.classes:
-            best = (got == got.max(1, keepdims=True)) & (
-                wanted == wanted.max(1, keepdims=True)
-            )
-            self.equal += int(best.any(axis=1).sum())
-
-    def result(self) -> OutputAgreement:
-        integer = self.tensor.scale is not None
-        return OutputAgreement(
-            name=self.tensor.name,
-            unit="steps" if integer else "absolute",
-            argmax_agreement=self.equal / self.samples if self.classes else None,
-            max_difference=self.largest,
-            mean_difference=self.total / self.elements,
-            within_one_step=self.near / self.elements if integer else None,
-        )
-
-
-class _Labels:
-    """Right and wrong answers, summed over the batches."""
-
-    def __init__(self):
-        self.samples = self.keras = self.file = self.broken = self.repaired = 0
-
-    def add(self, labels: np.ndarray, reference: np.ndarray, got: np.ndarray) -> None:
-        labels = _class_numbers(labels, reference)
-        wanted, answer = reference.argmax(1) == labels, got.argmax(1) == labels
-        self.samples += len(labels)
-        self.keras += int(wanted.sum())
-        self.file += int(answer.sum())
-        self.broken += int((wanted & ~answer).sum())
-        self.repaired += int((answer & ~wanted).sum())
-
-    def result(self) -> dict[str, Any]:
-        known = self.samples > 0
-        return {
-            "keras_accuracy": self.keras / self.samples if known else None,
-            "file_accuracy": self.file / self.samples if known else None,
-            "broken": self.broken if known else None,
-            "repaired": self.repaired if known else None,
-        }
-
-
-def _class_numbers(labels: np.ndarray, outputs: np.ndarray) -> np.ndarray:
-    if outputs.ndim != 2 or outputs.shape[1] < 2:
-        raise ValueError(
-            "Labels need a first output (N, classes) with at least two classes; it is "
-            f"{outputs.shape}. Leave the labels out to compare the outputs only."
-        )
-    classes = outputs.shape[1]
-    if labels.ndim == 2 and labels.shape[1] > 1:
-        if labels.shape[1] != classes:
-            raise ValueError(
-                f"The labels are rows of {labels.shape[1]} classes, the model has "
-                f"{classes}."
-            )
-        return labels.argmax(1)
-    labels = labels.reshape(len(labels), -1)[:, 0]
-    if labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(
-            f"The labels go from {labels.min()} to {labels.max()}, the model has the "
-            f"classes 0 to {classes - 1}."
-        )
-    return labels
 
 
 def _clipped(values: np.ndarray, tensor: litert.Tensor) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_attention.data import ImageData
+from keras_attention.mobile import soft_targets
 
 
 def fit_classifier(
@@ -98,7 +99,7 @@ def finetune_quantized(
     return _fit(
         quantized,
         data,
-        _answered(float_model, data),
+        soft_targets(float_model, data.train),
         epochs=epochs,
         learning_rate=learning_rate,
         weight_decay=0.0,
@@ -212,29 +213,6 @@ def _fit(
             f"learning rate below {learning_rate:g}"
         )
     return {name: [float(value) for value in log] for name, log in history.items()}
-
-
-def _answered(teacher: keras.Model, data: ImageData) -> tf.data.Dataset:
-    """`data.train` with a model's class probabilities in place of the labels."""
-
-    @tf.function(reduce_retracing=True)
-    def probabilities(x):
-        return tf.nn.softmax(tf.cast(teacher(x, training=False), tf.float32))
-
-    # Functions of tf.data run on the CPU, whatever else there is: the model must not
-    # be part of one. A generator's body runs eagerly, where the variables are.
-    def batches():
-        for x, _ in data.train:
-            yield x, probabilities(x)
-
-    batch = tf.TensorSpec((None, *data.image_shape), tf.float32)
-    answers = tf.TensorSpec((None, len(data.labels)), tf.float32)
-    # With an unknown number of batches Keras would count one step too many per epoch.
-    return (
-        tf.data.Dataset.from_generator(batches, output_signature=(batch, answers))
-        .apply(tf.data.experimental.assert_cardinality(data.steps_per_epoch))
-        .prefetch(1)
-    )
 
 
 def _one_hot(dataset: tf.data.Dataset, data: ImageData) -> tf.data.Dataset:

@@ -166,7 +166,7 @@ class TestErrors:
         out = ("--out", tmp_path / "m.tflite")
         for options in (given, (*given, "--precision", "float32")):
             message = fails("convert", trained[0] / "model.keras", *out, *options)
-            assert "add --precision int8, or leave them out" in message
+            assert "add --precision int8 or int16x8, or" in message
         for options in (given, (*given, "--precision", "int8")):
             message = fails("convert", quantized, *out, *options)
             assert "small_net is quantized already: leave them out" in message

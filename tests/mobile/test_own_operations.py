@@ -140,6 +140,64 @@ class Softer(layers.Layer):
         return ops.log_softmax(x)
 
 
+class Square(keras.Operation):
+    """Has a name that Keras has, and another meaning."""
+
+    def call(self, x):
+        return x + 1.0
+
+    def compute_output_spec(self, x):
+        return keras.KerasTensor(x.shape, x.dtype)
+
+
+def test_an_own_operation_is_none_of_keras_of_the_same_name():
+    model = with_layer(Square(name="own"))
+    assert difference(mobile.deploy(model)(DATA), model(DATA)) == 0
+    with pytest.raises(ValueError, match=r"'own': operation .*\.Square can't be"):
+        mobile.quantize(model, DATA)
+
+
+class Slopes(layers.PReLU):
+    """What a subclass computes is known as long as its `call` is Keras'."""
+
+
+def test_a_subclass_of_a_layer_is_opened_like_it():
+    model = with_layer(Slopes(shared_axes=[1, 2], name="own"))
+    deployed = mobile.deploy(model)
+    assert isinstance(deployed.get_layer("own_slope"), layers.DepthwiseConv2D)
+    assert difference(deployed(DATA), model(DATA)) <= CLOSE
+
+
+def test_what_int8_cannot_do_is_deployed_as_it_is():
+    x = keras.Input((8, 8, 4), name="x")
+    quotient = ops.divide(x, ops.exp(x))
+    model = keras.Model(x, ops.power(ops.abs(quotient), 1.7))
+    before = model.to_json()
+    deployed = mobile.deploy(model)
+    assert difference(deployed(DATA), model(DATA)) <= CLOSE
+    assert {"divide", "power"} <= {op.name.split("_")[0] for op in deployed.operations}
+    assert model.to_json() == before
+
+
+class LayerScale(layers.Layer):
+    """As that of Keras' ConvNeXt: in Keras, but no layer of `keras.layers`."""
+
+    __module__ = "keras.applications.convnext"
+
+    def build(self, shape):
+        self.gamma = self.add_weight(shape=(shape[-1],), name="gamma")
+
+    def call(self, x):
+        return x * self.gamma
+
+
+def test_layers_of_networks_in_keras_are_opened():
+    model = with_layer(LayerScale(name="scale"))
+    deployed = mobile.deploy(model)
+    assert [type(layer) for layer in deployed.layers[2:]] == [layers.DepthwiseConv2D]
+    assert difference(deployed(DATA), model(DATA)) <= CLOSE
+
+
 @pytest.fixture
 def rules():
     """Forgets what a test registered."""
@@ -177,7 +235,7 @@ def test_a_registered_layer_stays_as_it_is(key, rules, tmp_path):
 
 def test_an_own_operation_gets_a_rule_and_loses_it(rules, tmp_path):
     model = with_layer(Reverse(name="reverse"))
-    message = "^Layer 'reverse': operation Reverse can't .*mobile.register_rule.$"
+    message = "^Layer 'reverse': operation .*Reverse can't .*mobile.register_rule.$"
     with pytest.raises(ValueError, match=message):
         mobile.quantize(model, DATA)
     rules(Reverse, mobile.Rule())

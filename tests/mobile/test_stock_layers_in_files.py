@@ -1,14 +1,17 @@
 """Every layer and activation of Keras that int8 can do: what its file is made of."""
 
+import keras
 import pytest
 from keras import layers, ops
 from support.comparing import features
 from support.operation_files import measured
 
+from keras_attention.mobile import deploy
+
 # name: (layer or function, the operators of the file)
 ACTIVATIONS = {
-    "celu": (layers.Activation("celu"), "ADD EXP MUL RELU SUB"),
-    "elu": (layers.ELU(0.7), "ADD EXP MUL RELU SUB"),
+    "celu": (layers.Activation("celu"), "ADD EXP MUL SUB"),
+    "elu": (layers.ELU(0.7), "ADD EXP MUL SUB"),
     "exponential": (layers.Activation("exponential"), "EXP"),
     "gelu": (layers.Activation("gelu"), "GELU"),
     "gelu, tanh": (lambda x: ops.gelu(x, approximate=True), "GELU"),
@@ -19,7 +22,7 @@ ACTIVATIONS = {
     "leaky relu": (layers.LeakyReLU(0.2), "LEAKY_RELU"),
     "log sigmoid": (
         layers.Activation("log_sigmoid"),
-        "ABS LOG LOGISTIC MAXIMUM MUL SUB",
+        "LOG LOGISTIC MAXIMUM MUL SUB",
     ),
     "log softmax": (
         layers.Activation("log_softmax"),
@@ -27,9 +30,9 @@ ACTIVATIONS = {
     ),
     "mish": (
         layers.Activation("mish"),
-        "ABS LOG LOGISTIC MAXIMUM MUL RELU SUB TANH",
+        "LOG LOGISTIC MAXIMUM MUL SUB TANH",
     ),
-    "prelu": (layers.PReLU(shared_axes=[1, 2]), "DEPTHWISE_CONV_2D MUL RELU SUB"),
+    "prelu": (layers.PReLU(shared_axes=[1, 2]), "DEPTHWISE_CONV_2D MUL SUB"),
     "relu": (layers.ReLU(), "RELU"),
     "relu6": (layers.ReLU(6.0), "RELU6"),
     "relu, slope": (layers.ReLU(negative_slope=0.1), "LEAKY_RELU"),
@@ -38,7 +41,7 @@ ACTIVATIONS = {
         layers.ReLU(1.5, negative_slope=0.1),
         "DEPTHWISE_CONV_2D MUL SUB",
     ),
-    "selu": (layers.Activation("selu"), "ADD EXP MUL RELU SUB"),
+    "selu": (layers.Activation("selu"), "ADD EXP MUL SUB"),
     "sigmoid": (layers.Activation("sigmoid"), "LOGISTIC"),
     "silu": (layers.Activation("silu"), "LOGISTIC MUL"),
     "soft shrink": (layers.Activation("soft_shrink"), "MUL SUB"),
@@ -49,9 +52,9 @@ ACTIVATIONS = {
     ),
     "softplus": (
         layers.Activation("softplus"),
-        "ABS LOG LOGISTIC MAXIMUM RELU SUB",
+        "LOG LOGISTIC MAXIMUM MUL SUB",
     ),
-    "softsign": (layers.Activation("softsign"), "ABS ADD DIV MAXIMUM"),
+    "softsign": (layers.Activation("softsign"), "ADD DIV MAXIMUM MUL SUB"),
     "sparse plus": (layers.Activation("sparse_plus"), "ADD MUL SUB"),
     "sparse sigmoid": (layers.Activation("sparse_sigmoid"), "ADD MUL"),
     "squareplus": (layers.Activation("squareplus"), "ADD MUL SQRT"),
@@ -64,6 +67,10 @@ MAPS = {
     "average pooling": (layers.AveragePooling2D(3, 2, "same"), "AVERAGE_POOL_2D"),
     "maximum pooling": (layers.MaxPooling2D(3, 2, "same"), "MAX_POOL_2D"),
     "pooling operation": (lambda x: ops.max_pool(x, 2), "MAX_POOL_2D"),
+    "a channel in each group": (
+        layers.Conv2D(16, 3, 2, "same", groups=8),
+        "DEPTHWISE_CONV_2D",
+    ),
     "dilated depthwise": (
         layers.DepthwiseConv2D(3, dilation_rate=2, padding="same"),
         "DEPTHWISE_CONV_2D",
@@ -207,7 +214,7 @@ SEQUENCES = {
 VECTORS = {
     "dense": (layers.Dense(5), "FULLY_CONNECTED"),
     "normalized": (layers.BatchNormalization(), "DEPTHWISE_CONV_2D RESHAPE"),
-    "prelu": (layers.PReLU(), "DEPTHWISE_CONV_2D MUL RELU RESHAPE SUB"),
+    "prelu": (layers.PReLU(), "DEPTHWISE_CONV_2D MUL RESHAPE SUB"),
     "repeated": (layers.RepeatVector(3), "RESHAPE TILE"),
     "dot": (lambda x: layers.Dot(1)([x, x * x]), "MUL SUM"),
     "cosine": (
@@ -249,3 +256,21 @@ def test_file(table, tmp_path):
         # query or a key is more than one behind the exponential.
         assert found.file <= (3.1 if name == "heads" else 1.1), (name, found)
         assert found.error <= ERRORS.get(name, 0.02), (name, found)
+
+
+KERNELS = (layers.Conv2D, layers.Conv2DTranspose, layers.Dense, layers.DepthwiseConv2D)
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_kernels_and_biases_alone_are_trained(table):
+    cases, shape = TABLES[table]
+    x = keras.Input(shape, name="x")
+    model = keras.Model(x, [function(x) for function, _ in cases.values()])
+    deployed = deploy(model)
+    trained = [layer for layer in deployed.layers if layer.trainable_weights]
+    assert trained and all(type(layer) in KERNELS for layer in trained)
+    model.trainable = False
+    frozen = deploy(model)
+    model.trainable = True  # the layers of the table are those of the other test, too
+    assert frozen.trainable_weights == []
+    assert len(frozen.weights) == len(deployed.weights)
