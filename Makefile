@@ -20,7 +20,7 @@ export KERAS_HOME := $(CURDIR)/.cache/keras
 export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
 export KERAS_BACKEND := tensorflow
 
-.PHONY: help demo test lint nightly $(NIGHTLY) benchmark lock clean venv
+.PHONY: help demo test lint nightly $(NIGHTLY) benchmark benchmark-photos lock clean venv
 .PHONY: test-backends $(BACKENDS:%=test-%) $(BACKENDS:%=venv-%) numbers
 
 help:
@@ -29,6 +29,7 @@ help:
 	@echo "make test-backends  the layers on JAX and on PyTorch (ARGS=... for pytest)"
 	@echo "make lint       ruff: rules and format"
 	@echo "make benchmark  what the blocks cost on the CPU; writes docs/blocks.md"
+	@echo "make benchmark-photos PHOTOS=...  pretrained networks on photos, float and int8"
 	@echo "make nightly    Python 3.12 and 3.13, then the suite with more examples"
 	@echo "make lock       newest allowed versions into requirements.txt"
 	@echo "make clean      removes environments, caches, demo_out and photos_out"
@@ -57,6 +58,10 @@ $(BACKENDS:%=venv-%): venv-%:
 lint: venv
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+
+benchmark-photos: venv
+	.venv/bin/python benchmarks/finetuning.py "$(PHOTOS)" --epochs 3 --write docs/finetuning.md
+	.venv/bin/python benchmarks/real_weights.py "$(PHOTOS)" --write docs/int8.md
 
 benchmark: venv
 	.venv/bin/python benchmarks/coord_attention_overhead.py

@@ -18,6 +18,7 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import _counting
+import _page
 import _timing
 import keras
 import numpy as np
@@ -366,11 +367,7 @@ def main():
         missed += limits(lines, *files_of)
     print("\nNot met:", "; ".join(missed) or "nothing")
     if arguments.write:
-        page = pathlib.Path(arguments.write)
-        text = page.read_text()
-        begin, end = "<!-- tables -->\n", "<!-- end of tables -->\n"
-        head, tail = text.split(begin)[0], text.split(end)[1]
-        page.write_text(head + begin + "\n" + "\n".join(lines) + "\n\n" + end + tail)
+        _page.put(arguments.write, "tables", lines)
     raise SystemExit(bool(missed))
 
 

@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 
+import _page
 import keras
 import tensorflow as tf
 
@@ -112,14 +113,7 @@ def main():
     ]
     print("\n".join(lines))
     if arguments.write:
-        page = pathlib.Path(arguments.write)
-        head, _, tail = page.read_text().partition("<!-- table -->\n")
-        tail = tail.partition("<!-- end of table -->\n")[2]
-        page.write_text(
-            f"{head}<!-- table -->\n\n"
-            + "\n".join(lines)
-            + f"\n\n<!-- end of table -->\n{tail}"
-        )
+        _page.put(arguments.write, "table", lines)
 
 
 if __name__ == "__main__":

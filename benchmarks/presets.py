@@ -9,9 +9,10 @@ moment.
 
 import argparse
 import os
-import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import _page
 
 import keras_attention  # noqa: F401
 from keras_attention import models
@@ -92,7 +93,7 @@ def preset_lines():
         if preset.note:
             noted.setdefault(preset.note, []).append(f"`{name}`")
     notes = [f"- {', '.join(names)}: {note}" for note, names in noted.items()]
-    return ["", *table(*rows), "", *notes, ""]
+    return [*table(*rows), "", *notes]
 
 
 def backbone_lines():
@@ -104,14 +105,7 @@ def backbone_lines():
         given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
         network = f"`{builder}({given})`"
         rows.append((network, million(count), f"{published:,}", reason))
-    return ["", *table(*rows), ""]
-
-
-def put(text, mark, lines):
-    """Returns a page's text with other lines between its marks."""
-    begin, end = f"<!-- {mark} -->\n", f"<!-- end of {mark} -->\n"
-    head, rest = text.split(begin)
-    return head + begin + "\n".join(lines) + "\n" + end + rest.split(end)[1]
+    return table(*rows)
 
 
 def count():
@@ -134,11 +128,10 @@ def main():
     arguments = parser.parse_args()
     wrong = count() if arguments.count else []
     if arguments.write:
-        page = pathlib.Path(arguments.write)
-        text = put(page.read_text(), "presets", preset_lines())
-        page.write_text(put(text, "multiply-adds", backbone_lines()))
+        _page.put(arguments.write, "presets", preset_lines())
+        _page.put(arguments.write, "multiply-adds", backbone_lines())
     else:
-        print(*preset_lines(), *backbone_lines(), sep="\n")
+        print(*preset_lines(), "", *backbone_lines(), sep="\n")
     raise SystemExit(f"not as stated: {', '.join(wrong)}" if wrong else 0)
 
 

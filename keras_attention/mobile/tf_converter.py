@@ -97,7 +97,6 @@ def convert(
             return grids[node.op](*args)
         if precision == "dynamic" and isinstance(node.op, QuantizedKernel):
             return node.op.layer(*args, **kwargs)
-        # Layers name their scope themselves; messages need it for operations too.
         is_sum = type(node.op).__name__ == "Add"
         if isinstance(node.op, keras.Layer) and not is_sum:
             return node.op(*args, **kwargs)
@@ -129,7 +128,9 @@ def convert(
             converter.inference_input_type = tf.int8
             converter.inference_output_type = tf.int8
             # Products of two computed matrices as FULLY_CONNECTED: a tenth of the time.
-            converter.unfold_batchmatmul = _has_plain_products_only(graph)
+            # Its int16 kernel takes int8 matrices only.
+            plain = _has_plain_products_only(graph)
+            converter.unfold_batchmatmul = plain and precision == "int8"
         if precision in ("dynamic", "float16"):
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if precision == "float16":

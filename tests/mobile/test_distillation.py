@@ -65,7 +65,8 @@ def test_plain_fit_brings_the_answers_nearer():
     weights = net.get_weights()
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
     quantized.compile(keras.optimizers.Adam(3e-3), loss)
-    quantized.fit(mobile.soft_targets(net, dataset), epochs=30, shuffle=False, verbose=0)
+    targets = mobile.soft_targets(net, dataset)
+    quantized.fit(targets, epochs=30, shuffle=False, verbose=0)
     assert np.abs(quantized(IMAGES) - net(IMAGES)).mean() <= 0.8 * before
     for old, new in zip(weights, net.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)

@@ -33,6 +33,17 @@ def test_files(pattern, tmp_path):
     assert kernels == {"stem", "depth", "project", "classifier"} - named
 
 
+def test_int16x8(tmp_path):
+    names, path = ["depth", "sum"], tmp_path / "m.tflite"
+    quantized = mobile.quantize(
+        small_net(), IMAGES, scheme="int16x8", float_layers=names
+    )
+    report = mobile.convert(quantized, path, float_layers=names)
+    assert report.dtypes["float32"] >= 2 and report.outputs[0].dtype == "int16"
+    found, rounded = answers(path, IMAGES), quantized.predict(IMAGES, verbose=0)
+    assert np.abs(found - rounded).max() <= 4 * report.outputs[0].scale
+
+
 def test_it_must_be_declared_twice(tmp_path):
     quantized = mobile.quantize(small_net(), IMAGES, float_layers=["depth"])
     with pytest.raises(ValueError, match="kernel of layer 'depth' is not quan"):

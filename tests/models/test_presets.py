@@ -73,7 +73,8 @@ class TestTable:
         models.presets().clear()
         assert models.presets() == PRESETS
 
-    def test_the_page_has_the_table(self):
+    def test_the_page_has_the_table(self, monkeypatch):
+        monkeypatch.syspath_prepend(ROOT / "benchmarks")
         spec = importlib.util.spec_from_file_location(
             "presets_of_the_page", ROOT / "benchmarks/presets.py"
         )
