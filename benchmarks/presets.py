@@ -72,9 +72,9 @@ def preset_lines():
         if published is None:
             rows.append((*own, parameters, "-", adds, *"-----"))
             continue
-        accuracy = f"{published.top1:g}"
+        accuracy = f"{published.top1}"
         if published.top5 is not None:
-            accuracy += f" / {published.top5:g}"
+            accuracy += f" / {published.top5}"
         rows.append(
             (
                 *own,

@@ -27,7 +27,7 @@ def small_net(shape, classes, attention):
 
 
 def test_python_from_import_to_tflite(tmp_path, monkeypatch, capsys):
-    code, layer = blocks("python")
+    code, layer, _ = blocks("python")
     assert len([line for line in code.splitlines() if line.strip()]) <= 20
     load = data.load
     # Digits in place of the reader's photos, a small net, one epoch: the calls stay.
@@ -48,6 +48,19 @@ def test_python_from_import_to_tflite(tmp_path, monkeypatch, capsys):
     names = {"x": keras.random.normal((2, 8, 8, 32))}
     exec(layer, names)
     assert names["x"].shape == (2, 8, 8, 32)
+
+
+def test_python_for_pretrained_models(monkeypatch):
+    pretrained = models.MobileNetV2((32, 32, 3), 5, width=0.35)
+    monkeypatch.setattr(models, "MobileNetV2", lambda weights: pretrained)
+    names = {"models": models}
+    exec(blocks("python")[-1], names)
+    x = keras.random.uniform((2, 32, 32, 3), -1, 1, seed=0)
+    found = [type(layer) for layer in names["model"].layers]
+    assert found.count(CoordAttention) == 16
+    expected = pretrained(x)
+    off = keras.ops.max(abs(names["model"](x) - expected))
+    assert off <= 1e-5 * keras.ops.max(abs(expected))
 
 
 @pytest.mark.parametrize(

@@ -130,9 +130,15 @@ def _kind_of_operation(node):
     name = kind.__name__
     tensors = len(node.input_tensors)
     if name in _HOMOGENEOUS_OPERATIONS and tensors == 1:
-        return "homogeneous"
+        return "homogeneous" if _keeps_fractions(node) else None
     if name == "Multiply":
         return "homogeneous" if tensors == 1 else "product"
     # A constant among the operands would have to be scaled, too.
     whole = tensors == len(tree.flatten(node.args))
     return "joining" if name in _JOINING_OPERATIONS and whole else None
+
+
+def _keeps_fractions(node):
+    """Whether an operation rounds nothing, and has no bound of its own."""
+    floats = all("float" in tensor.dtype for tensor in node.output_tensors)
+    return floats and getattr(node.op, "initial", None) is None

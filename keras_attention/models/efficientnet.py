@@ -110,6 +110,7 @@ _DOCSTRING = """Returns {name} as a functional Keras model.
         {channels}) with include_top=False (a size is rounded up at each halving).
 
     Raises:
+        OSError: The file for "imagenet" can't be downloaded.
         ValueError: An argument is not one of those above.
 
     Reference: https://arxiv.org/abs/1905.11946

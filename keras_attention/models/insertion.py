@@ -49,9 +49,10 @@ def insert(model, attention, at, *, warm_start=False):
             too; input layers and `keras.ops` operations are not. Of what matches, "aw"
             and "sk" take the place of every `Conv2D` and `DepthwiseConv2D`.
         warm_start: Whether the blocks start so that the model's inference output stays
-            as it was (1e-3 of the largest output; measured, 1e-5): gates constant, and
-            that constant divided out of the next linear layer or normalization, or of
-            the one before; residual branches zero.
+            as it was (1e-3 of the largest output; measured, 1e-5; in half precision
+            "aw" and "bam" change it by about as much as that rounds): gates constant,
+            and that constant divided out of the next linear layer or normalization, or
+            of the one before; residual branches zero.
 
     Returns:
         A new functional `keras.Model`, not compiled.
@@ -251,6 +252,8 @@ def _take_over(original, copy, frozen):
 @contextlib.contextmanager
 def _dtype_policy(policy):
     """Layers take the global policy, also those that a user's function makes."""
+    if isinstance(policy, keras.dtype_policies.QuantizedDTypePolicy):
+        policy = policy.name.rpartition("_from_")[2]  # the one before `quantize`
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:

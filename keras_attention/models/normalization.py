@@ -69,15 +69,14 @@ def normalized(model, mean, std):
     once = graph.Once()
 
     def call(node, args, kwargs):
-        copy = once(lambda: type(node.op).from_config(node.op.get_config()), node.op)
-        return copy(*args, **kwargs)
+        copy = once(lambda: graph.copy_as_it_is(node.op), node.op)
+        y = copy(*args, **kwargs)
+        if isinstance(copy, keras.layers.Layer):
+            once(lambda: graph.copy_state(node.op, copy), node.op, "state")
+        return y
 
     outputs = graph.replay(graph.trace_model(model), [x], call)
-    result = keras.Model(inputs, outputs, name=model.name)
-    for layer in model.layers:
-        if layer.weights:
-            result.get_layer(layer.name).set_weights(layer.get_weights())
-    return result
+    return keras.Model(inputs, outputs, name=model.name)
 
 
 def saved_in(path):

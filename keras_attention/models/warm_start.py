@@ -209,13 +209,16 @@ def _bars(node):
 def _check_weights(layer, change):
     """Raises _Stopped if the weights of a linear layer can't make a change."""
     out = change.wanted != 1
+    quantized = isinstance(
+        layer.dtype_policy, keras.dtype_policies.QuantizedDTypePolicy
+    )
     if isinstance(layer, layers.BatchNormalization):
         if out and layer.gamma is None:
             raise _Stopped(f"{layer.name!r} has no scale")
     elif out and layer.activation not in _homogeneity.FUNCTIONS:
         raise _Stopped(f"the activation of {layer.name!r} does not pass it on")
     for weight, _ in _new(layer, change):
-        if not isinstance(weight, keras.Variable):
+        if quantized or not isinstance(weight, keras.Variable):
             raise _Stopped(f"{layer.name!r} is quantized, or has a low-rank update")
         if not isinstance(weight.constraint, _homogeneity.FREE_CONSTRAINTS):
             raise _Stopped(f"{weight.name!r} of {layer.name!r} has a constraint")

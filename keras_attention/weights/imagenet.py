@@ -182,8 +182,8 @@ def fetch(entry: Weights) -> pathlib.Path:
         entry: An entry of the table.
 
     Raises:
-        OSError: The file can't be downloaded. The message says where to put it, and its
-            checksum.
+        OSError: The file can't be downloaded; the message says where to put it, and its
+            checksum. Or the cache can't be written to.
         ValueError: The checksum is wrong.
     """
     home = os.environ.get("KERAS_HOME") or os.path.join("~", ".keras")
@@ -198,8 +198,7 @@ def fetch(entry: Weights) -> pathlib.Path:
                 f"{wanted}. Remove it, and it is downloaded anew."
             )
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix="download_") as apart:
+    with _folder_beside(path) as apart:
         try:
             part = keras.utils.get_file(origin=entry.url, cache_subdir=apart)
         except Exception as error:  # get_file raises plain ones
@@ -215,6 +214,18 @@ def fetch(entry: Weights) -> pathlib.Path:
             )
         os.replace(part, path)
     return path
+
+
+def _folder_beside(path):
+    """Returns a new folder in that of a file, which goes when its context ends."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(dir=path.parent, prefix="download_")
+    except OSError as error:
+        raise OSError(
+            f"Can't write to the cache {path.parent}: {error}. Name another folder by "
+            "the environment variable KERAS_HOME."
+        ) from error
 
 
 def _sha256(path):

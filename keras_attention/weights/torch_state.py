@@ -64,7 +64,7 @@ def load_torch(
     Raises:
         OSError: the file cannot be opened.
         TypeError: there are no names for this class of layer, or for a layer of the
-            network.
+            network; or the second argument is neither a mapping nor a path.
         ValueError: the layer is not built; the file is no readable checkpoint; a shape
             does not fit; or, if strict, a name is missing or unexpected. The target is
             then as it was.
@@ -72,6 +72,11 @@ def load_torch(
     state_dict = state_dict_or_path
     if isinstance(state_dict, str | os.PathLike):
         state_dict = read_state_dict(state_dict)
+    elif not isinstance(state_dict, Mapping):
+        raise TypeError(
+            "load_torch needs {name: array} or the path of a checkpoint. Received: "
+            f"{type(state_dict).__name__}"
+        )
     given = {
         name: _array(value)
         for name, value in state_dict.items()

@@ -126,6 +126,20 @@ class Composite(keras.layers.Layer):
         return self.norm(self.first(x))
 
 
+@keras.saving.register_keras_serializable("test_insertion")
+class Backbone(keras.Model):
+    """A functional model in a class with arguments of its own, as keras_hub's are."""
+
+    def __init__(self, filters, **kwargs):
+        inputs = keras.Input((None, None, 3))
+        x = layers.ReLU(name="relu")(conv("c1", filters)(inputs))
+        super().__init__(inputs, conv("c2", filters)(x), **kwargs)
+        self.filters = filters
+
+    def get_config(self):
+        return {"filters": self.filters, "name": self.name}
+
+
 class TestCopy:
     def test_layers_stay_what_they_were(self):
         model = narrow_resnet()
@@ -180,6 +194,14 @@ class TestCopy:
         assert result.get_layer("stem_conv").compute_dtype == "bfloat16"
         assert result.get_layer("classifier").compute_dtype == "float32"
         assert keras.config.dtype_policy().name == "float32"
+
+    def test_layers_that_keras_quantized(self):
+        model = chain(layers.Dense(4, name="dense"), conv("conv"))
+        model.get_layer("dense").quantize("int8")
+        result = models.insert(model, "se", at="dense", warm_start=True)
+        assert result.get_layer("dense_attention").dtype_policy.name == "float32"
+        x = images(2, 8, 8, 4)
+        np.testing.assert_allclose(outputs(result, x), outputs(model, x), atol=1e-6)
 
     def test_sequential(self):
         model = keras.Sequential([keras.Input((8, 8, 4)), conv("a"), conv("b")])
@@ -257,6 +279,19 @@ class TestSharedAndNested:
         assert call.kwargs["training"] is False
         # A nested model is a layer, too.
         assert blocks(models.insert(model, "se", at="base"))["base_attention"]
+
+    @pytest.mark.parametrize("at", ["relu", "backbone"])
+    def test_models_of_classes_of_their_own(self, at, tmp_path):
+        x = inputs = keras.Input((8, 8, 3))
+        for layer in Backbone(4, name="backbone"), layers.Flatten(), layers.Dense(2):
+            x = layer(x)
+        model = keras.Model(inputs, x)
+        result = models.insert(model, "coord", at=at, warm_start=True)
+        x = images(2, 8, 8, 3)
+        np.testing.assert_allclose(outputs(result, x), outputs(model, x), atol=1e-6)
+        result.save(tmp_path / "model.keras")
+        loaded = keras.models.load_model(tmp_path / "model.keras")
+        np.testing.assert_array_equal(outputs(loaded, x), outputs(result, x))
 
     def test_a_nested_model_called_twice(self):
         base = chain(conv("a"), conv("b"), name="base")

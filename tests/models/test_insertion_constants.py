@@ -305,6 +305,16 @@ class TestRefuses:
                 r"'bn' .BatchNormalization. does not pass it on",
             ),
             ([], [lambda x: x + 1.0], r"behind it .'add.*. .Add. does not pass it on"),
+            (
+                [],
+                [lambda x: ops.max(x, axis=-1, initial=0.5), dense()],
+                r"behind it .'max.*. .Max. does not pass it on",
+            ),
+            (
+                [],
+                [lambda x: ops.cast(ops.cast(9 * x, "int32"), "float32"), dense()],
+                r"behind it .'cast.*. .Cast. does not pass it on",
+            ),
         ],
     )
     def test_what_bars_both_ways(self, before, behind, message):
@@ -355,6 +365,12 @@ class TestRefuses:
     def test_low_rank_updates(self):
         model = network([dense()], shape=(4,))
         model.get_layer("dense").enable_lora(2)
+        with pytest.raises(ValueError, match="'dense' is quantized, or has a low-rank"):
+            warm(model)
+
+    def test_quantized_kernels(self):
+        model = network([dense()], shape=(4,))
+        model.get_layer("dense").quantize("int8")
         with pytest.raises(ValueError, match="'dense' is quantized, or has a low-rank"):
             warm(model)
 

@@ -114,8 +114,10 @@ class TestNormalized:
         model = narrow_resnet("ResNet18", input_shape=(32, 32, 1), attention="se")
         randomize(model)
         model.get_layer("stem_conv").trainable = False
+        model.get_layer("classifier").bias.trainable = False
         wrapped = models.normalized(model, [0.1307], [0.3081])
-        assert len(wrapped.trainable_weights) == len(model.trainable_weights)
+        trainable = [w.path for w in model.trainable_weights]
+        assert [w.path for w in wrapped.trainable_weights] == trainable
         photos = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 1))
         x = ((photos / 255 - 0.1307) / 0.3081).astype("float32")
         actual = wrapped((photos / 128 - 1).astype("float32"))

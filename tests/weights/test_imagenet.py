@@ -208,6 +208,16 @@ class TestRefusals:
         )
         self.check(OSError, message, offline, home)
 
+    def test_cache_that_cannot_be_written_to(self, entry, home, server):
+        home.write_text("a file in the place of the folder")
+        message = (
+            f"Can't write to the cache {re.escape(str(home / 'models'))}: .* Name "
+            "another folder by the environment variable KERAS_HOME"
+        )
+        with pytest.raises(OSError, match=message):
+            models.MobileNetV2(**SMALL, weights="imagenet")
+        assert server.requests == 0
+
     def test_wrong_file_in_the_cache_stays(self, entry, home, server):
         path = home / "models" / entry.file_name
         path.parent.mkdir(parents=True)

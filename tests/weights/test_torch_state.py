@@ -116,6 +116,13 @@ def test_refuses_other_layers_and_unbuilt_ones(state):
         weights.load_torch(CoordAttention(name="raw"), state)
 
 
+@pytest.mark.parametrize("given", [None, [("conv1.weight", 0)]])
+def test_refuses_what_is_no_state_dict(layer, given):
+    message = f"needs .*: array.* or the path .*Received: {type(given).__name__}"
+    with pytest.raises(TypeError, match=message):
+        weights.load_torch(layer, given)
+
+
 def test_subclasses_load_as_their_block(state):
     class Mine(CoordAttention):
         pass
