@@ -20,7 +20,8 @@ export KERAS_HOME := $(CURDIR)/.cache/keras
 export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
 export KERAS_BACKEND := tensorflow
 
-.PHONY: help demo test lint nightly $(NIGHTLY) benchmark benchmark-photos lock clean venv
+.PHONY: help demo test lint nightly $(NIGHTLY) benchmark benchmark-photos int8-table
+.PHONY: lock clean venv
 .PHONY: test-backends $(BACKENDS:%=test-%) $(BACKENDS:%=venv-%) numbers
 
 help:
@@ -30,6 +31,7 @@ help:
 	@echo "make lint       ruff: rules and format"
 	@echo "make benchmark  what the blocks cost on the CPU; writes docs/blocks.md"
 	@echo "make benchmark-photos PHOTOS=...  pretrained networks on photos, float and int8"
+	@echo "make int8-table  every block in four backbones as int8 files; hours"
 	@echo "make nightly    Python 3.12 and 3.13, then the suite with more examples"
 	@echo "make lock       newest allowed versions into requirements.txt"
 	@echo "make clean      removes environments, caches, demo_out and photos_out"
@@ -66,6 +68,10 @@ benchmark-photos: venv
 benchmark: venv
 	.venv/bin/python benchmarks/coord_attention_overhead.py
 	.venv/bin/python benchmarks/blocks.py --write docs/blocks.md
+
+# Goes on where it was stopped; what is done is kept in build/int8_table.json.
+int8-table: venv
+	.venv/bin/python benchmarks/int8_table.py --write docs/int8.md $(ARGS)
 
 nightly: $(NIGHTLY) venv
 	HYPOTHESIS_PROFILE=nightly .venv/bin/python -m pytest $(ARGS)

@@ -90,7 +90,8 @@ def layer_errors(
     values = keras.tree.flatten(probe(list(inputs), training=False))
     values = [keras.ops.convert_to_numpy(value) for value in values]
     kinds, tensors, run = _exposed(path)
-    pairs = _pairs(outputs, values, tensors)
+    shapes = [(len(inputs[0]), *tensor.shape[1:]) for tensor in tensors]
+    pairs = _pairs(outputs, values, tensors, shapes)
     sums = np.zeros((len(pairs), 3))  # signal, noise, largest difference
     for sample in range(len(inputs[0])):
         found = run([array[sample : sample + 1] for array in inputs])
@@ -131,7 +132,8 @@ def _outputs(model):
             maker = node
         bounds, scale = node.op.get_range(), None
         if bounds is not None:
-            scale = float(bounds[1] - bounds[0]) / (2**node.op.quantizer.num_bits - 1)
+            bits = getattr(node.op.quantizer, "num_bits", 8)
+            scale = float(bounds[1] - bounds[0]) / (2**bits - 1)
         outputs.append(_Output(node.output_tensors[0], maker, scale))
     return outputs
 
@@ -166,9 +168,10 @@ def _exposed(path):
     return list(made.values()), tensors, run
 
 
-def _pairs(outputs, values, tensors):
+def _pairs(outputs, values, tensors, shapes):
     """Returns the pairs (index of an output, index of the tensor that holds it).
 
+    The shapes are those that the tensors have for a batch like that of the values.
     A tensor of which only one output can be the origin is settled first, which settles
     those that might have come of several: of a layer "relu" that is called twice and of
     one "relu_1".
@@ -178,7 +181,7 @@ def _pairs(outputs, values, tensors):
         fitting = [
             at
             for at, output in enumerate(outputs)
-            if values[at].shape[1:] == tensor.shape[1:] and _fits(output, tensor)
+            if values[at].shape == shapes[index] and _fits(output, tensor)
         ]
         scope = _scope(tensor)
         # TensorFlow numbers the scopes of layers, which Keras opens twice a call.

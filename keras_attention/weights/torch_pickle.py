@@ -10,6 +10,7 @@ Source: PyTorch's `torch.serialization` and `torch._utils`, Python's `pickletool
 
 import dataclasses
 import pickletools
+import re
 from typing import Any
 
 import numpy as np
@@ -88,7 +89,8 @@ def load(file: Any, storages: dict[str, Storage] | None = None) -> Any:
 
     Returns:
         What was pickled, with `Tensor` for PyTorch's tensors, dict for OrderedDict,
-        tuple for torch.Size and texts such as "torch.float32" for types.
+        tuple for torch.Size, texts such as "torch.float32" for types, numbers for
+        numpy's, and an empty dict for argparse.Namespace.
 
     Raises:
         ValueError: the pickle is truncated or damaged, or asks for anything else than
@@ -167,13 +169,14 @@ class _Reader:
                 if not isinstance(attribute, str) or not isinstance(module, str):
                     raise ValueError("its pickle is damaged")
                 stack.append(_named(f"{module}.{attribute}"))
-            case "REDUCE":
+            case "REDUCE" | "NEWOBJ":
                 arguments, function = stack.pop(), stack.pop()
                 stack.append(_made(function, arguments))
             case "BUILD":
-                # The versions of modules, an attribute of state dicts.
+                # The versions of modules, an attribute of state dicts; what is in a
+                # namespace; the byte order of a number type.
                 stack.pop()
-                self.top(dict)
+                self.top(dict | np.dtype)
             case "BINPERSID":
                 storage = _storage(stack.pop())
                 if self.storages.setdefault(storage.key, storage) != storage:
@@ -260,6 +263,27 @@ def _parameter(data=None, *_):
     return data if isinstance(data, Tensor) else None
 
 
+def _namespace(*_):
+    return {}  # settings of the training script
+
+
+def _dtype(text=None, *_):
+    plain = isinstance(text, str) and re.fullmatch(r"[<|=]?[biuf][1248]", text)
+    return np.dtype(text) if plain else None
+
+
+def _bytes(text=None, encoding=None, *_):
+    # How protocols below 3 write them.
+    latin = isinstance(text, str) and encoding == "latin1"
+    return text.encode("latin1", "replace") if latin else None
+
+
+def _number(dtype=None, data=None, *_):
+    fits = isinstance(dtype, np.dtype) and isinstance(data, bytes)
+    fits = fits and len(data) == dtype.itemsize
+    return np.frombuffer(data, dtype)[0].item() if fits else None
+
+
 def _are_sizes(items):
     return isinstance(items, tuple) and all(
         type(item) is int and item >= 0 for item in items
@@ -272,6 +296,12 @@ _CALLS = {
     "torch._utils._rebuild_tensor": _tensor,  # before PyTorch 0.4
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_parameter": _parameter,
+    # beside the weights: arguments of the script, the best accuracy so far
+    "argparse.Namespace": _namespace,
+    "_codecs.encode": _bytes,
+    "numpy.dtype": _dtype,
+    "numpy.core.multiarray.scalar": _number,
+    "numpy._core.multiarray.scalar": _number,
 }
 
 

@@ -305,6 +305,7 @@ with strategy.scope():
     model.compile(keras.optimizers.SGD(0.01), keras.losses.MeanSquaredError())
 before = {w.path: np.array(w.value) for w in model.weights}
 model.fit(data, np.ones((8, 5)), batch_size=4, shuffle=False, verbose=0)
+model.save(sys.argv[3])
 moved, spread, values = [], 0.0, {}
 for w in model.weights:
     first, second = (np.array(copy) for copy in w.value.values)
@@ -323,7 +324,7 @@ def test_two_replicas_have_the_same_ranges(python, tmp_path):
     model.save(tmp_path / "model.keras")
     np.save(tmp_path / "data.npy", data)
     replicas, spread, moved, values = python(
-        MIRRORED, tmp_path / "model.keras", tmp_path / "data.npy"
+        MIRRORED, *(tmp_path / n for n in ("model.keras", "data.npy", "after.keras"))
     )
     assert replicas == 2 and spread == 0.0
     assert set(moved) >= {w.path for w in model.trainable_weights}
@@ -339,6 +340,13 @@ def test_two_replicas_have_the_same_ranges(python, tmp_path):
         high += (1 - KEPT) * (np.mean([h.max() for h in halves]) - high)
     assert values["image_quant/range_min"] == pytest.approx(low, rel=1e-5)
     assert values["image_quant/range_max"] == pytest.approx(high, rel=1e-5)
+    # What is saved is what the replicas have, and goes on on one device.
+    saved = keras.saving.load_model(tmp_path / "after.keras")
+    for weight in saved.weights:
+        np.testing.assert_array_equal(weight, np.float32(values[weight.path]))
+    saved.compile("sgd", "mse")
+    saved.fit(data, np.ones((8, 5)), verbose=0)
+    assert int(saved.get_layer("image_quant").steps) == 3
 
 
 def test_the_quantizing_classes_are_known_to_deploy():

@@ -1,5 +1,6 @@
 """read_state_dict on checkpoints of PyTorch: what it reads, and which part of it."""
 
+import argparse
 import collections
 import hashlib
 import itertools
@@ -97,6 +98,17 @@ class TestReads:
             "optimizer": optimizer,
         }
         assert_same(read_state_dict(write(content)), STATE)
+
+    @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+    def test_what_training_scripts_leave_beside_them(self, write, protocol):
+        content = {
+            "args": argparse.Namespace(lr=0.1, schedule=[30, 60]),
+            "best_acc1": np.float64(76.1),
+            "loss": np.float32(1.5),
+            "steps": np.int64(3),
+            "state_dict": tensors(STATE),
+        }
+        assert_same(read_state_dict(write(content, protocol=protocol)), STATE)
 
     def test_parameters_and_numbers_among_the_tensors(self, write):
         content = {name: Parameter(item) for name, item in tensors(STATE).items()}

@@ -193,6 +193,21 @@ class TestOtherNamesOfBlocks:
         check_round_trip(model, renamed(random_state(model), *pairs))
 
 
+class TestInserted:
+    """`models.insert` gives layers other names than the builder does."""
+
+    @pytest.mark.parametrize("block", ["coord", "aw", "se"])
+    @pytest.mark.parametrize(
+        ("make", "at"), [(build, "mobilenet_v2"), (narrow_resnet, "resnet")]
+    )
+    def test_the_builders_names(self, make, at, block):
+        built, inserted = make(attention=block), models.insert(make(), block, at=at)
+        state = random_state(built)
+        assert len(weights.load_torch(inserted, state).loaded) == len(built.weights)
+        x = images(2, *built.input_shape[1:])
+        np.testing.assert_allclose(inserted(x), built(x), rtol=1e-5, atol=1e-5)
+
+
 class TestFilesThatDoNotFit:
     @pytest.mark.parametrize(
         "write", [torch_files.write_zip, torch_files.write_legacy], ids=["zip", "old"]

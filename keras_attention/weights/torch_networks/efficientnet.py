@@ -12,7 +12,7 @@ from keras_attention.weights.torch_names import block_of
 
 _LAYER = re.compile(
     r"(?P<prefix>stage_(?P<stage>\d+)_unit_(?P<unit>\d+))_"
-    r"(?P<layer>(expand|depthwise|project)_(conv|bn)|attention(_\d+)?)"
+    r"(?P<layer>(expand|depthwise|project)_(conv|bn)|(\w+_)?attention(_\d+)?)"
 )
 
 
@@ -61,7 +61,7 @@ class Scheme:
             expands = f"{match['prefix']}_expand_conv" in names
             own = self.expanding if expands else self.plain
             block = block_of(layer)
-            if not match["layer"].startswith("attention"):
+            if "attention" not in match["layer"]:
                 yield f"{unit}.{own[match['layer']]}", layer
             elif block == "se":
                 for part, theirs in self.squeeze.items():

@@ -13,7 +13,7 @@ from keras_attention.weights.torch_names import block_of
 
 _LAYER = re.compile(
     r"block_(?P<unit>\d+)_"
-    r"(?P<layer>(expand|depthwise|project)_(conv|bn)|attention(_\d+)?)"
+    r"(?P<layer>(expand|depthwise|project)_(conv|bn)|(\w+_)?attention(_\d+)?)"
 )
 _COORD_PARTS = {
     "conv1": "reduce",
@@ -60,7 +60,7 @@ class Scheme:
         unit = f"features.{match['unit']}"
         names = self.first if match["unit"] == "1" else self.expanding
         own, block = match["layer"], block_of(layer)
-        if own.startswith("attention"):
+        if "attention" in own:
             own = "depthwise_conv" if block in REPLACING else block
         if own not in names:
             return own and f"{unit}.{own}"

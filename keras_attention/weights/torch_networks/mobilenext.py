@@ -55,7 +55,7 @@ def _module(layer, names):
     if match is None:
         return _ENDS.get(layer.name)
     unit = f"features.{match['unit']}"
-    if match["layer"].startswith("attention"):
+    if "attention" in match["layer"]:
         block = block_of(layer)
         own = "conv.0" if block in REPLACING else block
     else:

@@ -20,7 +20,7 @@ _ATTRIBUTES = {
 _LAYER = re.compile(
     r"stem_(?P<stem>conv|bn)"
     r"|stage_(?P<stage>\d+)(_unit_(?P<unit>\d+))?_"
-    r"(?P<layer>(conv|bn)_\d|shortcut_conv|shortcut_bn|attention(_\d+)?)"
+    r"(?P<layer>(conv|bn)_\d|shortcut_conv|shortcut_bn|(\w+_)?attention(_\d+)?)"
     r"|classifier"
 )
 
@@ -52,7 +52,7 @@ def _module(layer):
 
 def _in_unit(name, layer):
     """Returns the name of a module in its unit, or None."""
-    if name.startswith("attention"):
+    if "attention" in name:
         block = block_of(layer)
         return "conv2" if block in REPLACING else _ATTRIBUTES.get(block, block)
     if name.startswith("shortcut"):
