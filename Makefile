@@ -62,7 +62,7 @@ lint: venv
 	.venv/bin/ruff format --check .
 
 benchmark-photos: venv
-	.venv/bin/python benchmarks/finetuning.py "$(PHOTOS)" --epochs 3 --write docs/finetuning.md
+	.venv/bin/python benchmarks/finetuning.py "$(PHOTOS)" --write docs/finetuning.md
 	.venv/bin/python benchmarks/real_weights.py "$(PHOTOS)" --write docs/int8.md
 
 benchmark: venv

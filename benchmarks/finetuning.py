@@ -1,10 +1,10 @@
 """What a block brings when a pretrained network is fine-tuned on photos, in int8 too.
 
-    python benchmarks/finetuning.py PHOTOS [--write docs/finetuning.md]
+    python benchmarks/finetuning.py PHOTOS [--blocks none ema] [--write PAGE]
 
 PHOTOS has train/ and val/ with a folder of photos per class. torchvision's MobileNetV2
-gets a new classifier and, in every unit that expands, no block, SE or CoordAttention,
-warm-started. All are trained alike, with several seeds (order, augmentation,
+gets a new classifier and, in every unit that expands, no block or a warm-started one.
+All are trained alike, with several seeds (order, augmentation,
 classifier, blocks), then calibrated, trained under quantization with their own float
 outputs as targets, and converted.
 """
@@ -21,7 +21,14 @@ import tensorflow as tf
 
 from keras_attention import data, mobile, models, training
 
-BLOCKS = {"no block": None, "SE": {"name": "se", "reduction": 24}, "Coord": "coord"}
+BLOCKS = {
+    "none": None,
+    "se": {"name": "se", "reduction": 24},
+    "coord": "coord",
+    "ema": "ema",
+    "a2": "a2",
+    "aw": "aw",
+}
 HEADINGS = ("float", "calibrated", "trained int8", "int8 file")
 
 
@@ -83,21 +90,24 @@ def main():
     """Prints the table; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("photos", help="folder with train/ and val/")
+    default = ["none", "se", "coord"]
+    parser.add_argument("--blocks", nargs="+", choices=BLOCKS, default=default)
     parser.add_argument("--size", type=int, default=96, help="pixels")
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--write", help="the page to put the table into")
+    parser.add_argument("--mark", default="table", help="where in the page")
     arguments = parser.parse_args()
     started = time.monotonic()
-    results = {name: [] for name in BLOCKS}
+    results = {name: [] for name in arguments.blocks}
     for seed in range(arguments.seeds):
         photos = data.load(
             f"folder:{arguments.photos}", image_size=arguments.size, seed=seed
         )
-        for name, block in BLOCKS.items():
+        for name in arguments.blocks:
             with tempfile.TemporaryDirectory() as folder:
-                found = run(block, photos, arguments, seed, pathlib.Path(folder))
+                found = run(BLOCKS[name], photos, arguments, seed, pathlib.Path(folder))
             results[name].append(found)
             accuracies = ", ".join(f"{accuracy:.1%}" for accuracy in found)
             minutes = (time.monotonic() - started) / 60
@@ -113,7 +123,7 @@ def main():
     ]
     print("\n".join(lines))
     if arguments.write:
-        _page.put(arguments.write, "table", lines)
+        _page.put(arguments.write, arguments.mark, lines)
 
 
 if __name__ == "__main__":
