@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_attention.mobile.litert import Runner
+from keras_attention import mobile
+from keras_attention.mobile.litert import File, Runner
 
 WHEELS = pathlib.Path(__file__).resolve().parents[2] / ".cache" / "wheels"
 # Of 1000, by the sorted names of the photos' folders.
@@ -116,3 +117,38 @@ def top1(logits, labels, among=None):
     """
     classes = np.arange(logits.shape[-1]) if among is None else np.array(among)
     return float(np.mean(classes[logits[:, classes].argmax(-1)] == labels))
+
+
+def check_int8(model, logits, folder, tmp_path, units):
+    """Checks the int8 file of a network: raw bytes in, at most 1.5 points lost.
+
+    Args:
+        model: a network that takes b / 128 - 1, mean and standard deviation inside.
+        logits: its own of `photos(folder)`.
+        folder: `shared_file("data/imagenette")`.
+        tmp_path: where the file goes.
+        units: how many depthwise convolutions the network has.
+
+    Returns:
+        The operators of the file.
+    """
+    calibration, _ = photos(folder, "train", per_class=20)
+    quantized = mobile.quantize(model, calibration.astype("float32") / 128 - 1)
+    report = mobile.convert(quantized, tmp_path / "model.tflite")
+
+    # the units' own, and mean and standard deviation in front of them
+    assert report.operators["DEPTHWISE_CONV_2D"] == units + 1
+    assert set(report.dtypes) == {"int8", "int32"}
+    (image,) = File(report.uint8_path).inputs
+    assert image.dtype == "uint8"
+    assert (image.scale, image.zero_point) == (1 / 128, 128)
+
+    images, labels = photos(folder)
+    found = file_logits(report.uint8_path, images)
+    right, still_right = (x.argmax(-1) == labels for x in (logits, found))
+    broken, repaired = np.sum(right & ~still_right), np.sum(~right & still_right)
+    print(f"int8: {broken} photos broken, {repaired} repaired")  # for pytest -s
+    for among in (None, CLASSES):
+        was, is_now = (top1(x, labels, among) for x in (logits, found))
+        assert is_now >= was - 0.015, among
+    return report.operators
