@@ -9,7 +9,13 @@ import numpy as np
 
 from keras_attention import graph as graphs
 from keras_attention.mobile import calibration as calibrating
-from keras_attention.mobile import equalizing, quantizers, range_estimation, rules
+from keras_attention.mobile import (
+    cross_layer,
+    equalizing,
+    quantizers,
+    range_estimation,
+    rules,
+)
 from keras_attention.mobile import placement as placing
 from keras_attention.mobile.deploy import deploy
 from keras_attention.mobile.emitting import Emitter
@@ -26,6 +32,7 @@ def quantize(
     overrides: Mapping[str, Any] | None = None,
     range_estimator: str | tuple[str, float] = "min_max",
     float_layers: Sequence[str] = (),
+    equalize_kernels: bool = False,
     calibration_batches: int = 32,
     freeze_after: int = 500,
 ) -> keras.Model:
@@ -60,6 +67,9 @@ def quantize(
             by default.
         float_layers: patterns like those of `overrides`, of layers that compute in
             float; `mobile.convert` must be told them, too.
+        equalize_kernels: whether to balance the kernels of neighbouring convolutions
+            with nothing but a ReLU between them (`cross_layer`). It helps where
+            channels of a map differ wildly, and does nothing behind a ReLU6.
         calibration_batches: at most so many batches are run.
         freeze_after: number of training steps that activation ranges follow the data
             (a moving average); from then on they stay.
@@ -83,6 +93,8 @@ def quantize(
     estimate = range_estimation.estimator(range_estimator)
     plan = SCHEMES[scheme]
     deployed = deploy(model)
+    if equalize_kernels:
+        cross_layer.equalize(deployed)
     fixed = _input_ranges(deployed, input_range)
     if plan.bits is None:
         graph = graphs.trace_model(deployed)
