@@ -64,6 +64,7 @@ lint: venv
 benchmark-photos: venv
 	.venv/bin/python benchmarks/finetuning.py "$(PHOTOS)" --write docs/finetuning.md
 	.venv/bin/python benchmarks/real_weights.py "$(PHOTOS)" --write docs/int8.md
+	.venv/bin/python benchmarks/against_tfmot.py "$(PHOTOS)" --write docs/int8.md
 
 benchmark: venv
 	.venv/bin/python benchmarks/coord_attention_overhead.py
