@@ -4,7 +4,7 @@ import keras
 import pytest
 from keras import layers, ops
 from support.comparing import features
-from support.operation_files import measured
+from support.operation_files import applied, measured
 
 from keras_attention.mobile import deploy
 
@@ -265,12 +265,12 @@ KERNELS = (layers.Conv2D, layers.Conv2DTranspose, layers.Dense, layers.Depthwise
 def test_kernels_and_biases_alone_are_trained(table):
     cases, shape = TABLES[table]
     x = keras.Input(shape, name="x")
-    model = keras.Model(x, [function(x) for function, _ in cases.values()])
+    functions = [function for function, _ in cases.values()]
+    model = keras.Model(x, applied(functions, [x] * len(functions)))
     deployed = deploy(model)
     trained = [layer for layer in deployed.layers if layer.trainable_weights]
     assert trained and all(type(layer) in KERNELS for layer in trained)
     model.trainable = False
     frozen = deploy(model)
-    model.trainable = True  # the layers of the table are those of the other test, too
     assert frozen.trainable_weights == []
     assert len(frozen.weights) == len(deployed.weights)

@@ -28,6 +28,23 @@ class Measured:
     error: float
 
 
+def applied(functions, inputs):
+    """Applies functions, each to its input; layers as new ones.
+
+    Tables of layers are made when they are imported, and Keras' automatic names start
+    anew with its session: those of old layers would meet those of new operations.
+    """
+    return [_new(f)(x) for f, x in zip(functions, inputs, strict=True)]
+
+
+def _new(function):
+    if not isinstance(function, keras.Layer):
+        return function
+    config = function.get_config()
+    del config["name"]
+    return type(function).from_config(config)
+
+
 def measured(functions, data, path):
     """Converts a model of functions of one input and returns {name: Measured}.
 
@@ -41,8 +58,7 @@ def measured(functions, data, path):
         path: a folder.
     """
     inputs = [keras.Input(data.shape[1:], name=f"x_{i}") for i in range(len(functions))]
-    outputs = [f(x) for f, x in zip(functions.values(), inputs, strict=True)]
-    model = randomize(keras.Model(inputs, outputs))
+    model = randomize(keras.Model(inputs, applied(functions.values(), inputs)))
     data = [data] * len(functions)
     expected = [np.asarray(y) for y in keras.tree.flatten(model(data))]
     deployed = keras.tree.flatten(mobile.deploy(model)(data))
