@@ -13,8 +13,6 @@ networks are measured in turns.
 """
 
 import argparse
-import pathlib
-import tempfile
 import time
 
 import _page
@@ -24,10 +22,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 import tf_keras
-from real_weights import CLASSES
+from _photos import Judge, int8_file
 
 from keras_attention import data, mobile, models
-from keras_attention.mobile import litert
 
 BATCH = 32
 CHANGES = "broken, repaired"
@@ -41,53 +38,6 @@ STEPS = {
     "float, Keras 3": keras,
     "float, tf_keras": tf_keras,
 }
-
-
-class Judge:
-    """Compares answers with the labels of the test photos and the float network's.
-
-    Args:
-        model: the float network, Keras 3.
-        photos: what `data.load` returned.
-    """
-
-    def __init__(self, model, photos):
-        self.numbers = np.array([CLASSES[name] for name in photos.labels])
-        batches = zip(*photos.test.as_numpy_iterator(), strict=True)
-        self.images, labels = map(np.concatenate, batches)
-        self.labels = self.numbers[labels]
-        self.expected = self._classes(model.predict(self.images, verbose=0))
-
-    def of_float(self):
-        """Returns what a call returns, for the float network."""
-        return self._compare(self.expected)
-
-    def __call__(self, file):
-        """Returns accuracy, broken, repaired of all classes; of ten; and agreement.
-
-        Broken are photos that the float network has right and the file wrong.
-        """
-        outputs = litert.Runner(file, num_threads=2)(self.images)[0]
-        return self._compare(self._classes(outputs))
-
-    def _classes(self, outputs):
-        ten = self.numbers[outputs[:, self.numbers].argmax(-1)]
-        return outputs.argmax(-1), ten
-
-    def _compare(self, classes):
-        numbers = []
-        for found, expected in zip(classes, self.expected, strict=True):
-            right, wanted = found == self.labels, expected == self.labels
-            numbers += [right.mean(), (wanted & ~right).sum(), (right & ~wanted).sum()]
-        return np.array([*numbers, (classes[0] == self.expected[0]).mean()])
-
-
-def our_file(quantized):
-    """Returns the int8 file of a model of this package."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder) / "model.tflite"
-        mobile.convert(quantized, path)
-        return path.read_bytes()
 
 
 def first(photos, count):
@@ -133,9 +83,9 @@ def compare(model, other, judge, photos, arguments):
         quantized.fit(targets, shuffle=False, verbose=0)
 
     ours = mobile.quantize(model, calibration, freeze_after=max(1, steps // 2))
-    results = {"ours, calibrated": judge(our_file(ours))}
+    results = {"ours, calibrated": judge(int8_file(ours))}
     train(keras, ours)
-    results[OURS] = judge(our_file(ours))
+    results[OURS] = judge(int8_file(ours))
     theirs = _tfmot.quantize(other)
     _tfmot.set_ranges(theirs, other, calibration)
     _tfmot.freeze_normalizations(theirs)

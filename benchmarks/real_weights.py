@@ -10,62 +10,28 @@ has right and the file wrong, repaired the other way round.
 """
 
 import argparse
-import pathlib
-import tempfile
 import time
 
 import _page
 import keras
 import numpy as np
 import tensorflow as tf
+from _photos import Judge, int8_file
 
 from keras_attention import data, mobile, models
-from keras_attention.mobile import litert
 
-# ImageNet's numbers of the classes of Imagenette, by their WordNet numbers.
-CLASSES = {
-    "n01440764": 0,
-    "n02102040": 217,
-    "n02979186": 482,
-    "n03000684": 491,
-    "n03028079": 497,
-    "n03394916": 566,
-    "n03417042": 569,
-    "n03425413": 571,
-    "n03445777": 574,
-    "n03888257": 701,
-}
 HEADINGS = ("subset", "file", "top-1", "broken", "repaired", "agreement", "minutes")
 
 
-def answers(path, images):
-    """Returns the classes that a file answers."""
-    return litert.Runner(path, num_threads=2)(images)[0].argmax(-1)
-
-
-def row(path, images, labels, expected):
-    """Returns top-1, broken, repaired and agreement of a file, as texts."""
-    found = answers(path, images)
-    right, wanted = found == labels, expected == labels
-    return [
-        f"{right.mean():.1%}",
-        str((wanted & ~right).sum()),
-        str((right & ~wanted).sum()),
-        f"{(found == expected).mean():.1%}",
-    ]
-
-
-def run(model, arguments, seed, images, labels, expected):
+def run(model, judge, arguments, seed):
     """Returns the table's two rows of a subset of photos."""
     start = time.monotonic()
 
     def cells(quantized, name):
-        with tempfile.TemporaryDirectory() as folder:
-            path = pathlib.Path(folder) / "model.tflite"
-            mobile.convert(quantized, path)
-            found = row(path, images, labels, expected)
+        top1, broken, repaired, *_, agreement = judge(int8_file(quantized))
         minutes = f"{(time.monotonic() - start) / 60:.1f}"
-        return [str(seed), name, *found, minutes]
+        counts = [f"{broken:.0f}", f"{repaired:.0f}"]
+        return [str(seed), name, f"{top1:.1%}", *counts, f"{agreement:.1%}", minutes]
 
     spec = f"folder:{arguments.photos}"
     plain = data.load(spec, image_size=224, seed=seed, augment=False)
@@ -99,14 +65,10 @@ def main():
     keras.utils.set_random_seed(0)
     model = models.MobileNetV2(weights="imagenet")
     test = data.load(f"folder:{arguments.photos}", image_size=224)
-    numbers = np.array([CLASSES[name] for name in test.labels])
-    batches = zip(*test.test.as_numpy_iterator(), strict=True)
-    images, labels = map(np.concatenate, batches)
-    labels = numbers[labels]
-    expected = model.predict(images, verbose=0).argmax(-1)
-    rows = [["", "float", f"{(expected == labels).mean():.1%}", "", "", "", ""]]
+    judge = Judge(model, test)
+    rows = [["", "float", f"{judge.of_float()[0]:.1%}", "", "", "", ""]]
     for seed in range(arguments.subsets):
-        rows += run(model, arguments, seed, images, labels, expected)
+        rows += run(model, judge, arguments, seed)
     lines = [f"| {' | '.join(cells)} |" for cells in (HEADINGS, *rows)]
     lines.insert(1, "|---" * len(HEADINGS) + "|")
     print("\n".join(lines))

@@ -16,6 +16,7 @@ from keras_attention.mobile import litert, rules, sidecar, tf_converter
 from keras_attention.mobile.check import problems
 from keras_attention.mobile.deploy import deploy
 from keras_attention.mobile.fake_quant import QUANTIZING, FakeQuantize
+from keras_attention.mobile.overrides import named
 from keras_attention.mobile.quantize import quantize
 
 PRECISIONS = ("int8", "int16x8", "dynamic", "float16", "float32")
@@ -124,13 +125,12 @@ def convert(
     if attention_outputs:
         flat = with_gates(flat)
     graph = graphs.trace(flat.inputs, list(flat.outputs))
-    names_of_layers = {node.name for node in graph.nodes}
-    floats = _matching(float_layers, names_of_layers)
+    floats = named(float_layers, graph, "float_layers")
     if integer:
         tf_converter.check_ranges(graph, precision, floats)
     data = tf_converter.convert(graph, precision, softmax, floats)
     file = litert.File(data)
-    found = problems(file, integer, names_of_layers, floats)
+    found = problems(file, integer, {node.name for node in graph.nodes}, floats)
     if found:
         raise ValueError(
             f"Model '{model.name}' can't become a .tflite file for phones:\n"
@@ -248,17 +248,6 @@ def _precision(precision, quantized, calibration):
             "pass calibration=..., or the model that mobile.quantize returns."
         )
     return precision
-
-
-def _matching(patterns, names):
-    """Returns the names of the layers that may compute in float."""
-    found = set()
-    for pattern in patterns:
-        matching = {name for name in names if re.fullmatch(pattern, name)}
-        if not matching:
-            raise ValueError(f"float_layers: {pattern!r} matches no layer.")
-        found |= matching
-    return found
 
 
 def _target(path):

@@ -56,12 +56,8 @@ class Emitter:
         for node in graph.nodes:
             self._names.unique(node.name)
         self._inputs = {id(tensor) for tensor in graph.inputs}
-        ranges = self._placement.ranges
         inputs = [self._input(tensor) for tensor in graph.inputs]
-        values = [
-            self._round(new, ranges[id(old)]) if id(old) in ranges else new
-            for old, new in zip(graph.inputs, inputs, strict=True)
-        ]
+        values = self._rounded(graph.inputs, inputs)
         model = graphs.build_model(graph, inputs, self._call, values, deployed.name)
         for layer, bounds in self._outputs:
             layer.set_range(*bounds)
@@ -81,11 +77,14 @@ class Emitter:
         if rescaled:
             args, kwargs = self._rescale(node, args, kwargs, rescaled)
         outputs = self._quantizing(node, copy)(*args, **kwargs)
-        pairs = zip(node.output_tensors, tree.flatten(outputs), strict=True)
+        return self._rounded(node.output_tensors, tree.flatten(outputs))
+
+    def _rounded(self, olds, news):
+        """Rounds tensors to the ranges of those for which they stand, if these have."""
         ranges = self._placement.ranges
         return [
             self._round(new, ranges[id(old)]) if id(old) in ranges else new
-            for old, new in pairs
+            for old, new in zip(olds, news, strict=True)
         ]
 
     def _rescale(self, node, args, kwargs, rescaled):

@@ -8,16 +8,8 @@ import keras
 from keras import ops
 
 from keras_attention.mobile import quantizers
+from keras_attention.mobile.schemes import SCHEMES
 
-_MOVING_AVERAGE = {
-    "class_name": "MovingAverageQuantizer",
-    "config": {
-        "num_bits": 8,
-        "per_axis": False,
-        "symmetric": False,
-        "narrow_range": False,
-    },
-}
 _LAST_VALUE = {
     "class_name": "LastValueQuantizer",
     "config": {
@@ -61,7 +53,7 @@ class FakeQuantize(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(dtype="float32", **_without_dtype(kwargs))
-        self.description = _describe(quantizer, _MOVING_AVERAGE)
+        self.description = _describe(quantizer, SCHEMES["int8"].activation)
         self.freeze_after = freeze_after
         self.shared = shared
         self.positive = positive

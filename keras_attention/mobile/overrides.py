@@ -1,7 +1,7 @@
 """Which quantizers the user wants where, by layer names."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from keras_attention import graph as graphs
@@ -9,6 +9,26 @@ from keras_attention.mobile import placement as placing
 from keras_attention.mobile import quantizers
 
 _TARGETS = ("kernel", "output")
+
+
+def named(patterns: Iterable[str], graph: graphs.Graph, argument: str) -> set[str]:
+    """Returns the names of the layers whose whole names patterns match.
+
+    Args:
+        patterns: regular expressions.
+        graph: whose nodes' names they match.
+        argument: what the user calls the patterns.
+
+    Raises:
+        ValueError: a pattern matches nothing.
+    """
+    found = set()
+    for pattern in patterns:
+        matching = {n.name for n in graph.nodes if re.fullmatch(pattern, n.name)}
+        if not matching:
+            raise ValueError(f"{argument}: {pattern!r} matches no layer.")
+        found |= matching
+    return found
 
 
 class Overrides:

@@ -1,6 +1,5 @@
 """From a float model to one that is trained and run as int8 will compute it."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ from keras_attention.mobile import (
 from keras_attention.mobile import placement as placing
 from keras_attention.mobile.deploy import deploy
 from keras_attention.mobile.emitting import Emitter
-from keras_attention.mobile.overrides import Overrides
+from keras_attention.mobile.overrides import Overrides, named
 from keras_attention.mobile.schemes import SCHEMES
 
 
@@ -111,7 +110,8 @@ def quantize(
         bounds = _calibrate(deployed, placement, data)
         if estimate:
             bounds |= _estimated(estimate, plan.bits, deployed, bounds, data)
-    floats = _float_layers(float_layers, graph, placement)
+    floats = named(float_layers, graph, "float_layers")
+    _unround_between(floats, graph, placement)
     chosen = Overrides(overrides or {}, graph, placement)
     emitter = Emitter(plan, placement, chosen, bounds, freeze_after, floats)
     return emitter.model(deployed, graph)
@@ -229,21 +229,13 @@ def _kernel_rules(graph):
     return kernels
 
 
-def _float_layers(patterns, graph, placement):
-    """Returns the names of the layers that stay float, and unrounds between them."""
-    names = {node.name for node in graph.nodes}
-    found = set()
-    for pattern in patterns:
-        matching = {name for name in names if re.fullmatch(pattern, name)}
-        if not matching:
-            raise ValueError(f"float_layers: {pattern!r} matches no layer.")
-        found |= matching
+def _unround_between(floats, graph, placement):
+    """Takes the ranges away of what float layers hand to float layers alone."""
     readers = graph.consumers()
     for node in graph.nodes:
         for tensor in node.output_tensors:
             following = readers.get(id(tensor), [])
-            inside = all(reader and reader.name in found for reader in following)
+            inside = all(reader and reader.name in floats for reader in following)
             grid = placement.ranges.get(id(tensor))
-            if node.name in found and inside and grid and grid.tensors == [tensor]:
+            if node.name in floats and inside and grid and grid.tensors == [tensor]:
                 del placement.ranges[id(tensor)]
-    return found

@@ -93,12 +93,12 @@ def MobileNetV2(
         attention, attention_position, backbone="mobilenet_v2", positions=POSITIONS
     )
     inputs, x = _building.image(input_shape, weights, "MobileNetV2")
-    x = _conv(x, divisible(STEM_CHANNELS * width), 3, stem_stride, "stem")
+    x = conv_bn_relu6(x, divisible(STEM_CHANNELS * width), 3, stem_stride, "stem")
     units = _units(width)
     for unit, (expansion, channels, stride) in enumerate(units, 1):
         drop = drop_path * (unit - 1) / (len(units) - 1)
         x = _inverted_residual(x, unit, expansion, channels, stride, drop, attend)
-    x = _conv(x, divisible(HEAD_CHANNELS * max(1.0, width)), 1, 1, "head")
+    x = conv_bn_relu6(x, divisible(HEAD_CHANNELS * max(1.0, width)), 1, 1, "head")
     if include_top:
         initializer = keras.initializers.RandomNormal(stddev=0.01)
         x = _building.classifier(
@@ -129,23 +129,25 @@ def _inverted_residual(inputs, unit, expansion, channels, stride, drop, attend):
 
     x = inputs
     if expansion > 1:
-        x = _conv(x, inputs.shape[-1] * expansion, 1, 1, f"{prefix}_expand")
+        x = conv_bn_relu6(x, inputs.shape[-1] * expansion, 1, 1, f"{prefix}_expand")
         x = place(x, "after_expand")
 
     def replace(x, padded, conv):
         return attend.replace(x, padded, conv, unit=unit, prefix=prefix)
 
     spatial = replace if expansion > 1 else None
-    x = _conv(x, None, 3, stride, f"{prefix}_depthwise", replace=spatial)
+    x = conv_bn_relu6(x, None, 3, stride, f"{prefix}_depthwise", replace=spatial)
     x = place(x, "after_depthwise")
-    x = _conv(x, channels, 1, 1, f"{prefix}_project", activation=False)
+    x = conv_bn_relu6(x, channels, 1, 1, f"{prefix}_project", activation=False)
     x = place(x, "after_project")
     if stride == 1 and inputs.shape[-1] == channels:
         x = _building.residual_sum(inputs, x, drop, prefix)
     return place(x, "after_sum")
 
 
-def _conv(x, channels, kernel_size, stride, name, activation=True, replace=None):
+def conv_bn_relu6(
+    x, channels, kernel_size, stride, name, activation=True, replace=None
+):
     """Returns convolution, batch normalization and ReLU6; channels=None: depthwise.
 
     `replace`, given x, the convolution's input and its arguments as a `Conv2D`, returns

@@ -13,7 +13,7 @@ import keras
 from keras_attention.models import _building
 from keras_attention.models._attention import Attention
 from keras_attention.models._building import divisible
-from keras_attention.models.mobilenet_v2 import _conv
+from keras_attention.models.mobilenet_v2 import conv_bn_relu6
 
 # Reduction t, channels c, units n and stride s of the first unit: table 2 of the paper.
 STAGES = (
@@ -121,7 +121,7 @@ def MobileNeXt(
         attention, attention_position, backbone="mobilenext", positions=POSITIONS
     )
     inputs, x = _building.image(input_shape, weights, "MobileNeXt")
-    x = _conv(x, divisible(STEM_CHANNELS * width), 3, stem_stride, "stem")
+    x = conv_bn_relu6(x, divisible(STEM_CHANNELS * width), 3, stem_stride, "stem")
     units = units_of(width)
     for number, unit in enumerate(units, 1):
         drop = drop_path * (number - 1) / (len(units) - 1)
@@ -167,14 +167,14 @@ def _sandglass(inputs, number, unit, drop, attend):
 
     x = inputs
     if unit.first:
-        x = _conv(x, None, 3, 1, f"{prefix}_depthwise_1", replace=replace)
+        x = conv_bn_relu6(x, None, 3, 1, f"{prefix}_depthwise_1", replace=replace)
         x = place(x, "after_depthwise")
-    x = _conv(x, unit.reduced, 1, 1, f"{prefix}_reduce", activation=False)
-    x = _conv(x, unit.channels, 1, 1, f"{prefix}_expand")
+    x = conv_bn_relu6(x, unit.reduced, 1, 1, f"{prefix}_reduce", activation=False)
+    x = conv_bn_relu6(x, unit.channels, 1, 1, f"{prefix}_expand")
     x = place(x, "after_expand")
     if unit.last:
         name = f"{prefix}_depthwise_2"
-        x = _conv(x, None, 3, unit.stride, name, activation=False)
+        x = conv_bn_relu6(x, None, 3, unit.stride, name, activation=False)
     x = place(x, "after_project")
     if unit.residual:
         x = _building.residual_sum(inputs, x, drop, prefix)

@@ -121,7 +121,12 @@ def _builder(title):
             attention, attention_position, backbone="resnet", positions=POSITIONS
         )
         inputs, x = _building.image(input_shape, weights, title)
-        x = _stages(_stem(x, stem), FAMILIES[title], drop_path, attend)
+        family = FAMILIES[title]
+
+        def unit(x, drop, where):
+            return _unit(x, family, drop, attend, where)
+
+        x = stages(_stem(x, stem), family.units, drop_path, attend, unit)
         if include_top:
             x = _building.classifier(
                 x, classes, classifier_activation, dropout, TORCH_INITIALIZER
@@ -150,31 +155,38 @@ ResNet18, ResNet34, ResNet50, ResNet101, ResNet152, ResNeXt50 = map(_builder, FA
 def _stem(x, stem):
     """Returns the first convolution's map, behind the max pooling if there is one."""
     if stem == "cifar":
-        return _conv(x, STEM_CHANNELS, 3, 1, "stem_{}")
-    x = _conv(x, STEM_CHANNELS, 7, 2, "stem_{}")
+        return conv_bn_relu(x, STEM_CHANNELS, 3, 1, "stem_{}")
+    x = conv_bn_relu(x, STEM_CHANNELS, 7, 2, "stem_{}")
     # Zeros do for minus infinity: behind the ReLU nothing is smaller.
     x, padding = _building.padded(x, 3, 2, "stem_pool_pad")
     return layers.MaxPooling2D(3, 2, padding=padding, name="stem_pool")(x)
 
 
-def _stages(x, family, drop_path, attend):
-    """Returns the last stage's map."""
-    count = sum(family.units)
-    done = 0
-    for stage, units in enumerate(family.units, 1):
-        for unit in range(1, units + 1):
-            stride = 2 if stage > 1 and unit == 1 else 1
-            where = {"stage": stage, "unit": unit, "units": units}
-            drop = drop_path * done / (count - 1)
-            x = _unit(x, family, stride, drop, attend, where)
+def stages(x, units, drop_path, attend, make_unit):
+    """Returns the last stage's map.
+
+    Args:
+        x: The stem's map.
+        units: Number of units in each stage.
+        drop_path: Stochastic depth's rate for the last unit.
+        attend: The network's `Attention`.
+        make_unit: Returns a unit's output, given its input, its rate, and `stage`,
+            `unit` and `units` of a `Site`.
+    """
+    last, done = sum(units) - 1, 0
+    for stage, count in enumerate(units, 1):
+        for unit in range(1, count + 1):
+            where = {"stage": stage, "unit": unit, "units": count}
+            x = make_unit(x, drop_path * done / last, where)
             done += 1
         x = attend(x, "after_stage", prefix=f"stage_{stage}", **where)
     return x
 
 
-def _unit(inputs, family, stride, drop, attend, where):
+def _unit(inputs, family, drop, attend, where):
     """Returns a unit's output: the sum of a shortcut and two or three convolutions."""
     prefix = f"stage_{where['stage']}_unit_{where['unit']}"
+    stride = 2 if where["stage"] > 1 and where["unit"] == 1 else 1
     channels = STAGE_CHANNELS[where["stage"] - 1]
     outputs = channels * family.expansion
 
@@ -186,7 +198,7 @@ def _unit(inputs, family, stride, drop, attend, where):
 
     def conv(x, number, filters, kernel_size, stride, **options):
         name = f"{prefix}_{{}}_{number}"
-        return _conv(x, filters, kernel_size, stride, name, **options)
+        return conv_bn_relu(x, filters, kernel_size, stride, name, **options)
 
     if family.expansion > 1:
         inner = channels * family.widening
@@ -202,16 +214,18 @@ def _unit(inputs, family, stride, drop, attend, where):
     shortcut = inputs
     if stride > 1 or inputs.shape[-1] != outputs:
         name = f"{prefix}_shortcut_{{}}"
-        shortcut = _conv(inputs, outputs, 1, stride, name, relu=False)
+        shortcut = conv_bn_relu(inputs, outputs, 1, stride, name, relu=False)
     x = _building.residual_sum(shortcut, x, drop, prefix)
     return place(layers.ReLU(name=f"{prefix}_relu")(x), "after_sum")
 
 
-def _conv(x, filters, kernel_size, stride, name, *, groups=1, relu=True, replace=None):
-    """Returns convolution, batch normalization and ReLU.
+def conv_bn_relu(
+    x, filters, kernel_size, stride, name, *, groups=1, relu=True, replace=None
+):
+    """Returns convolution, batch normalization and ReLU, of images or of video.
 
     `name` has {} for what a layer is. `replace`, given x, the convolution's input and
-    its arguments as a `Conv2D`, returns what stands in its place, or None.
+    its arguments as a `Conv2D` (`Conv3D`), returns what stands in its place, or None.
     """
     unpadded = x
     x, padding = _building.padded(x, kernel_size, stride, name.format("pad"))
@@ -225,7 +239,8 @@ def _conv(x, filters, kernel_size, stride, name, *, groups=1, relu=True, replace
     }
     y = replace(unpadded, x, options) if replace else None
     if y is None:
-        kind = GroupedConv2D if groups > 1 else layers.Conv2D
+        kind = layers.Conv3D if len(x.shape) == 5 else layers.Conv2D
+        kind = GroupedConv2D if groups > 1 else kind
         initializer = _building.normal("fan_out")
         y = kind(**options, kernel_initializer=initializer, name=name.format("conv"))(x)
     y = _building.batch_norm(y, name.format("bn"))

@@ -23,7 +23,7 @@ from keras import layers
 from keras_attention.layers._common import TORCH_INITIALIZER
 from keras_attention.models import _building
 from keras_attention.models._attention import Attention
-from keras_attention.models.resnet import POSITIONS
+from keras_attention.models.resnet import POSITIONS, conv_bn_relu, stages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +145,11 @@ def _builder(title):
         )
         layout = LAYOUTS[title]
         inputs, x = _building.image(input_shape, weights, title)
-        x = _stages(_stem(x, layout), layout, drop_path, attend)
+
+        def unit(x, drop, where):
+            return _unit(x, layout, drop, attend, where)
+
+        x = stages(_stem(x, layout), layout.units, drop_path, attend, unit)
         if include_top:
             x = _building.classifier(
                 x, classes, classifier_activation, dropout, TORCH_INITIALIZER
@@ -173,26 +177,13 @@ ResNet26_3D, ResNet29_3D, ResNet50_3D = map(_builder, LAYOUTS)
 
 def _stem(x, layout):
     """Returns the first convolution's map, behind the max pooling if there is one."""
-    x = _conv(x, layout.stem, layout.stem_kernel, (1, 2, 2), "stem_{}")
+    x = conv_bn_relu(x, layout.stem, layout.stem_kernel, (1, 2, 2), "stem_{}")
     if not layout.pool:
         return x
     # Zeros do for minus infinity: behind the ReLU nothing is smaller.
     size, strides = (1, 3, 3), (1, 2, 2)
     x, padding = _building.padded(x, size, strides, "stem_pool_pad")
     return layers.MaxPooling3D(size, strides, padding=padding, name="stem_pool")(x)
-
-
-def _stages(x, layout, drop_path, attend):
-    """Returns the last stage's map."""
-    last = sum(layout.units) - 1
-    done = 0
-    for stage, units in enumerate(layout.units, 1):
-        for unit in range(1, units + 1):
-            where = {"stage": stage, "unit": unit, "units": units}
-            x = _unit(x, layout, drop_path * done / last, attend, where)
-            done += 1
-        x = attend(x, "after_stage", prefix=f"stage_{stage}", **where)
-    return x
 
 
 def _unit(inputs, layout, drop, attend, where):
@@ -215,7 +206,7 @@ def _unit(inputs, layout, drop, attend, where):
 
     def conv(x, number, filters, kernel_size, strides=(1, 1, 1), **options):
         name = f"{prefix}_{{}}_{number}"
-        return _conv(x, filters, kernel_size, strides, name, **options)
+        return conv_bn_relu(x, filters, kernel_size, strides, name, **options)
 
     x = conv(inputs, 1, channels, (first, 1, 1))
     x = conv(x, 2, channels, (layout.spatial, 3, 3), strides, replace=replace)
@@ -225,30 +216,6 @@ def _unit(inputs, layout, drop, attend, where):
     shortcut = inputs
     if max(strides) > 1 or inputs.shape[-1] != outputs:
         name = f"{prefix}_shortcut_{{}}"
-        shortcut = _conv(inputs, outputs, (1, 1, 1), strides, name, relu=False)
+        shortcut = conv_bn_relu(inputs, outputs, (1, 1, 1), strides, name, relu=False)
     x = _building.residual_sum(shortcut, x, drop, prefix)
     return place(layers.ReLU(name=f"{prefix}_relu")(x), "after_sum")
-
-
-def _conv(x, filters, kernel_size, strides, name, *, relu=True, replace=None):
-    """Returns convolution, batch normalization and ReLU.
-
-    `name` has {} for what a layer is. `replace`, given x, the convolution's input and
-    its arguments as a `Conv3D`, returns what stands in its place, or None.
-    """
-    unpadded = x
-    x, padding = _building.padded(x, kernel_size, strides, name.format("pad"))
-    options = {
-        "filters": filters,
-        "kernel_size": kernel_size,
-        "strides": strides,
-        "padding": padding,
-        "groups": 1,
-        "use_bias": False,
-    }
-    y = replace(unpadded, x, options) if replace else None
-    if y is None:
-        options |= {"kernel_initializer": _building.normal("fan_out")}
-        y = layers.Conv3D(**options, name=name.format("conv"))(x)
-    y = _building.batch_norm(y, name.format("bn"))
-    return layers.ReLU(name=name.format("relu"))(y) if relu else y

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from support.comparing import relative_error
 from support.mobile_nets import randomize
 
 from keras_attention import mobile
@@ -34,10 +35,6 @@ def data():
     return np.random.default_rng(0).normal(size=(32, 8, 8, 3)).astype("float32")
 
 
-def error(actual, expected):
-    return float(np.linalg.norm(actual - expected) / np.linalg.norm(expected))
-
-
 def sizes(model, name, axes):
     return np.abs(model.get_layer(name).get_weights()[0]).max(axes)
 
@@ -46,7 +43,7 @@ def test_kernels_meet_and_the_model_stays(data):
     model = mobile.deploy(net())
     expected = np.array(model(data))
     assert cross_layer.equalize(model) == 2
-    assert error(model(data), expected) <= 1e-6
+    assert relative_error(model(data), expected) <= 1e-6
     outgoing = sizes(model, "expand", (0, 1, 2))
     incoming = sizes(model, "depthwise", (0, 1, 3))
     # Each layer is in two pairs: what is left of the other one's balance is small.
@@ -57,9 +54,9 @@ def test_kernels_meet_and_the_model_stays(data):
 def test_weak_channels_survive_quantization(data):
     model = net()
     expected = np.array(model(data))
-    plain = error(mobile.quantize(model, data)(data), expected)
+    plain = relative_error(mobile.quantize(model, data)(data), expected)
     quantized = mobile.quantize(model, data, equalize_kernels=True)
-    balanced = error(quantized(data), expected)
+    balanced = relative_error(quantized(data), expected)
     assert plain >= 0.2 and balanced <= 0.05
 
 
@@ -103,4 +100,4 @@ def test_dead_channels(data):
     deployed = mobile.deploy(model)
     expected = np.array(deployed(data))
     cross_layer.equalize(deployed)
-    assert error(deployed(data), expected) <= 1e-6
+    assert relative_error(deployed(data), expected) <= 1e-6

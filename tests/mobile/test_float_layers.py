@@ -4,19 +4,14 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from support.int8_nets import photo_bytes, scaled, small_net
+from support.comparing import relative_error
+from support.int8_nets import file_answers, photo_bytes, scaled, small_net
 from support.mobile_nets import randomize
 
 from keras_attention import mobile
-from keras_attention.mobile import litert
 from keras_attention.mobile.fake_quant import QuantizedKernel
 
 IMAGES = scaled(photo_bytes(24, 8))
-
-
-def answers(path, x):
-    runner = litert.Runner(path)
-    return litert.dequantize(runner(x)[0], runner.outputs[0])
 
 
 @pytest.mark.parametrize("pattern", ["depth", "classifier", "sum", "project|sum"])
@@ -26,7 +21,7 @@ def test_files(pattern, tmp_path):
     report = mobile.convert(quantized, path, float_layers=[pattern])
     assert report.dtypes["float32"] >= 2 and report.inputs[0].dtype == "int8"
     assert {"DEQUANTIZE", "QUANTIZE"} <= set(report.operators)
-    found, rounded = answers(path, IMAGES), quantized.predict(IMAGES, verbose=0)
+    found, rounded = file_answers(path, IMAGES), quantized.predict(IMAGES, verbose=0)
     assert np.abs(found - rounded).max() <= 2 * report.outputs[0].scale
     kernels = {x.name for x in quantized.layers if isinstance(x, QuantizedKernel)}
     named = set(pattern.split("|"))
@@ -40,7 +35,7 @@ def test_int16x8(tmp_path):
     )
     report = mobile.convert(quantized, path, float_layers=names)
     assert report.dtypes["float32"] >= 2 and report.outputs[0].dtype == "int16"
-    found, rounded = answers(path, IMAGES), quantized.predict(IMAGES, verbose=0)
+    found, rounded = file_answers(path, IMAGES), quantized.predict(IMAGES, verbose=0)
     assert np.abs(found - rounded).max() <= 4 * report.outputs[0].scale
 
 
@@ -65,8 +60,7 @@ def test_a_sensitive_layer_gets_its_accuracy_back(tmp_path):
     x = x.astype("float32")
 
     def error(**options):
-        found = mobile.quantize(model, x, **options)(x)
-        return np.linalg.norm(found - model(x)) / np.linalg.norm(model(x))
+        return relative_error(mobile.quantize(model, x, **options)(x), model(x))
 
     assert error(float_layers=["sensitive"]) < 0.9 * error()
 

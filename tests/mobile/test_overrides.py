@@ -9,25 +9,15 @@ from support.mobile_nets import (
     network,
     randomize,
 )
-from support.quantizing import DATA, outputs, span
+from support.quantizing import DATA, chosen, outputs, span
 
 from keras_attention.mobile import quantize, quantizers
-from keras_attention.mobile.fake_quant import FakeQuantize, QuantizedKernel
 
 
 def last_value(bits=8, per_axis=False, symmetric=True, narrow=True):
     return quantizers.tfmot_quantizers().LastValueQuantizer(
         bits, per_axis, symmetric, narrow
     )
-
-
-def chosen(model):
-    """Returns {layer: (class, bits) of its quantizer}."""
-    return {
-        layer.name: (type(layer.quantizer).__name__, layer.quantizer.num_bits)
-        for layer in model.layers
-        if isinstance(layer, FakeQuantize | QuantizedKernel)
-    }
 
 
 def test_overrides(net, quantized):

@@ -1,10 +1,9 @@
 """tfmot's QuantizeConfig as an override."""
 
 import pytest
-from support.quantizing import DATA
+from support.quantizing import DATA, chosen
 
 from keras_attention.mobile import quantize, quantizers
-from keras_attention.mobile.fake_quant import FakeQuantize, QuantizedKernel
 
 
 def config(weights=(), outputs=(), activations=()):
@@ -41,14 +40,6 @@ def kernel_quantizer(bits):
 def output_quantizer(bits, per_axis=False):
     kind = quantizers.tfmot_quantizers().AllValuesQuantizer
     return kind(bits, per_axis, False, False)
-
-
-def chosen(model):
-    return {
-        layer.name: (type(layer.quantizer).__name__, layer.quantizer.num_bits)
-        for layer in model.layers
-        if isinstance(layer, FakeQuantize | QuantizedKernel)
-    }
 
 
 @pytest.fixture

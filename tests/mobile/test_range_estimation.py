@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from support.comparing import relative_error
 from support.mobile_nets import randomize
 
 from keras_attention import mobile
@@ -118,8 +119,7 @@ def test_one_odd_image_costs_the_others_less(net, data):
     usual = data[1:]
 
     def error(quantized):
-        difference = quantized(usual) - net(usual)
-        return float(np.linalg.norm(difference) / np.linalg.norm(net(usual)))
+        return relative_error(quantized(usual), net(usual))
 
     assert error(
         mobile.quantize(net, data, range_estimator=("percentile", 99))

@@ -150,5 +150,6 @@ def check_int8(model, logits, folder, tmp_path, units):
     print(f"int8: {broken} photos broken, {repaired} repaired")  # for pytest -s
     for among in (None, CLASSES):
         was, is_now = (top1(x, labels, among) for x in (logits, found))
+        print(f"top-1 of {len(among or logits[0])}: {was:.1%}, int8 {is_now:.1%}")
         assert is_now >= was - 0.015, among
     return report.operators

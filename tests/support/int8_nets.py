@@ -5,6 +5,7 @@ import numpy as np
 from support.small_networks import randomize
 
 from keras_attention import CoordAttention, image_input
+from keras_attention.mobile import litert
 
 
 def randomized(model, seed=1):
@@ -50,3 +51,9 @@ def attentive_net(classes=4):
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     outputs = layers.Dense(classes, name="classifier")(x)
     return randomized(keras.Model(image, outputs, name="attentive"))
+
+
+def file_answers(path, x):
+    """Returns what a file of one output answers to real inputs, in real numbers."""
+    runner = litert.Runner(path)
+    return litert.dequantize(runner(x)[0], runner.outputs[0])

@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 from support.mobile_nets import images, scaled
 
-from keras_attention.mobile.fake_quant import FakeQuantize
+from keras_attention.mobile.fake_quant import FakeQuantize, QuantizedKernel
 
 DATA = scaled(images(8, 8))
 
@@ -30,3 +30,12 @@ def is_rounding(layer):
 
 def inside(model, name):
     return [w for w in model.get_layer(name).weights if "range" not in w.path]
+
+
+def chosen(model):
+    """Returns {layer: (class, bits) of its quantizer}."""
+    return {
+        layer.name: (type(layer.quantizer).__name__, layer.quantizer.num_bits)
+        for layer in model.layers
+        if isinstance(layer, FakeQuantize | QuantizedKernel)
+    }
