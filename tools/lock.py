@@ -88,7 +88,7 @@ def main() -> None:
     Path(LOCK).write_text(HEADER.format(", ".join(SUPPORTED)) + "\n".join(pins) + "\n")
     print(f"{len(pins)} packages locked in {LOCK}")
     needed = [r for r in requirements if re.match(r"[\w-]+", r)[0] in CORE]
-    needed += [r for r in test if not r.startswith("ruff")]
+    needed += [r for r in test if not r.startswith(("jax", "ruff"))]
     for backend in BACKEND_REQUIREMENTS:
         lock_backend(backend, needed)
 
