@@ -88,8 +88,18 @@ def convert(
     if precision == "dynamic":
         ranges = _rounded_kernels(graph)
     ends = _float_ends(graph, float_layers) if integer else {}
+    twice = _reshaped_twice(graph) if integer else {}
 
     def call(node, args, kwargs):
+        if node in twice:
+            # As it was in front of the reshape.
+            x = tree.flatten(args)[0]
+            y = tf.reshape(x, (1, *twice[node].shape[1:]))
+            args = tree.map_structure(lambda z: y if z is x else z, args)
+            return tf.reshape(compute(node, args, kwargs), x.shape)
+        return compute(node, args, kwargs)
+
+    def compute(node, args, kwargs):
         if node in ends:
             with tf.name_scope(ends[node]):
                 args = (tf.reverse(args[0], [0]),)
@@ -169,6 +179,24 @@ def _float_ends(graph: graphs.Graph, layers: Collection[str]) -> dict[graphs.Nod
         if maker is not None and maker.name in layers:
             ends[node] = maker.name
     return ends
+
+
+def _reshaped_twice(graph: graphs.Graph) -> dict[graphs.Node, graphs.Tensor]:
+    """Returns the sums and products of a reshaped tensor with itself, and the tensor.
+
+    The converter moves the reshape behind x + x and x * x, together with the scale of
+    x, which the result does not have, and refuses what it has made.
+    """
+    producers, found = graph.producers(), {}
+    for node in graph.nodes:
+        if type(node.op).__name__ not in ("Add", "Multiply"):
+            continue
+        first, *others = node.input_tensors
+        maker = producers.get(id(first))
+        if others and all(x is first for x in others) and maker is not None:
+            if type(maker.op).__name__ == "Reshape":
+                found[node] = maker.input_tensors[0]
+    return found
 
 
 def _int16_grids(graph: graphs.Graph) -> dict[FakeQuantize, Callable]:

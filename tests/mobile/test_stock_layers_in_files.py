@@ -144,6 +144,14 @@ MAPS = {
 # of a sequence (12, 8)
 SEQUENCES = {
     "conv": (layers.Conv1D(6, 3, 2, "same", activation="relu"), "CONV_2D RESHAPE"),
+    "conv, twice": (
+        lambda x: ops.add(*2 * [layers.Conv1D(6, 3)(x)]),
+        "ADD CONV_2D RESHAPE",
+    ),
+    "conv, squared": (
+        lambda x: layers.Conv1D(6, 3)(x) ** 2,
+        "CONV_2D MUL RESHAPE",
+    ),
     "transposed": (
         layers.Conv1DTranspose(6, 3, 2, "same", activation="relu6"),
         "RESHAPE TRANSPOSE_CONV",
