@@ -1,13 +1,12 @@
-"""MobileNeXt: exact counts, structure, inputs, weights, refusals."""
+"""MobileNeXt: what all builders do; exact counts, structure, initial weights."""
 
-import keras
 import numpy as np
 import pytest
-import tensorflow as tf
+from support.builder_suite import BuilderSuite, check_initial_weights, drop_rates
 from support.small_mobilenext import narrow_mobilenext
-from support.small_networks import SMALL, images, randomize, trainable
+from support.small_networks import SMALL, trainable
 
-from keras_attention import image_input, models
+from keras_attention import models
 from keras_attention.models import _building, mobilenext
 
 # Channels of each unit's input, waist and output, width 1.0: mnext.py of the authors.
@@ -119,12 +118,49 @@ def test_channels_at_other_widths(width, monkeypatch):
     assert trainable(model) == count(channels, stem, 10)
 
 
-@pytest.fixture(scope="module")
-def small():
-    """A network with attention on random weights; not to be changed."""
-    model = narrow_mobilenext(attention="coord")
-    randomize(model)
-    return model
+class TestMobileNeXt(BuilderSuite):
+    build = staticmethod(narrow_mobilenext)
+    arguments = {"attention": "coord"}
+    parameters = {"MobileNeXt": 3_535_416}
+    module = mobilenext
+    name = "mobilenext"
+    last, features = "block_6_depthwise_2_bn", (8, 12, 48)
+    levels = {2: "stem_relu", 4: "block_1_depthwise_2_bn", 8: last}
+    sizes = (
+        ({"input_shape": (32, 32, 1), "stem_stride": 1}, (8, 8, 48)),
+        ({"input_shape": (47, 33, 1)}, (6, 5, 48)),
+        ({"input_shape": (1, 1, 1)}, (1, 1, 48)),
+    )
+    trained = (({"attention": "coord"}, 8),)
+    # Units 2 and 4 begin with a 1x1 convolution.
+    constant = (
+        *("attention/reduce/bias", "reduce_bn/beta"),
+        *("block_1_depthwise_2_bn/beta", "block_3_depthwise_2_bn/beta"),
+    )
+    mixed = {"attention": "coord"}
+    another = ({}, "4 layers: block_1_attention")
+    refused = (
+        ({"width": 0}, "width must be a number > 0; received 0"),
+        ({"width": "wide"}, "width must be.*received 'wide'"),
+        ({"stem_stride": 4}, "stem_stride must be 1 or 2; received 4"),
+        (
+            {"weights": "imagenet"},
+            "no public file for weights='imagenet' of MobileNeXt",
+        ),
+        ({"attention_position": "after_stage"}, "position must be.*'after_stage'"),
+    )
+
+    def test_trainable_weights(self, small):
+        # The stem, six units of 4, 3 or 2 convolutions with normalizations, four blocks
+        # and the classifier.
+        assert len(small.trainable_weights) == 3 + 3 * (4 * 4 + 3 + 2) + 4 * 8 + 2
+
+    def test_sums_are_of_the_wide_ends(self, small):
+        for unit in (3, 5):
+            inputs = small.get_layer(f"block_{unit}_add").input
+            before = small.get_layer(f"block_{unit}_depthwise_1_conv").input
+            branch = small.get_layer(f"block_{unit}_depthwise_2_bn").output
+            assert inputs[0] is before and inputs[1] is branch
 
 
 @pytest.fixture(scope="module")
@@ -132,13 +168,6 @@ def whole():
     """A network of all units; not to be changed."""
     size = SMALL | {"input_shape": (64, 96, 3)}
     return models.MobileNeXt(**size, attention="se", drop_path=0.38, include_top=False)
-
-
-@pytest.fixture(scope="module")
-def small_file(small, tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "small.keras"
-    small.save(path)
-    return path
 
 
 class TestUnits:
@@ -158,13 +187,6 @@ class TestUnits:
             assert units_with(end) == list(range(1, 21))
         assert not units_with("reduce_relu") and not units_with("depthwise_2_relu")
 
-    def test_sums_are_of_the_wide_ends(self, small):
-        for unit in (3, 5):
-            inputs = small.get_layer(f"block_{unit}_add").input
-            before = small.get_layer(f"block_{unit}_depthwise_1_conv").input
-            branch = small.get_layer(f"block_{unit}_depthwise_2_bn").output
-            assert inputs[0] is before and inputs[1] is branch
-
     def test_strides_are_in_the_last_depthwise_convolutions(self, whole):
         strides = {
             layer.name
@@ -175,7 +197,7 @@ class TestUnits:
             f"block_{unit}_depthwise_2_conv" for unit in (1, 3, 6, 13)
         }
 
-    def test_feature_levels(self, whole, small, small_file):
+    def test_feature_levels(self, whole):
         levels = models.feature_levels(whole)
         assert levels == {
             2: "stem_relu",
@@ -187,10 +209,6 @@ class TestUnits:
         for stride, name in levels.items():
             shape = whole.get_layer(name).output.shape
             assert shape[1:3] == (64 // stride, 96 // stride)
-        levels = {2: "stem_relu", 4: "block_1_depthwise_2_bn"}
-        levels |= {8: "block_6_depthwise_2_bn"}
-        assert models.feature_levels(small) == levels
-        assert models.feature_levels(keras.models.load_model(small_file)) == levels
 
     def test_feature_levels_of_blocks_and_small_images(self):
         model = narrow_mobilenext(
@@ -203,12 +221,7 @@ class TestUnits:
         }
 
     def test_drop_path_falls_linearly_and_needs_a_sum(self, whole):
-        rates = {
-            layer.name: layer.rate
-            for layer in whole.layers
-            if layer.name.endswith("drop_path")
-        }
-        assert rates == pytest.approx(
+        assert drop_rates(whole) == pytest.approx(
             {f"block_{u}_drop_path": 0.38 * (u - 1) / 19 for u in WITH_SUM}
         )
         dropped = whole.get_layer("block_4_drop_path")
@@ -216,150 +229,14 @@ class TestUnits:
         assert dropped.noise_shape == (None, 1, 1, 1)
 
 
-class TestInput:
-    def test_range_is_stored(self, small, small_file):
-        assert image_input.input_range_of(small) == (-1, 127 / 128)
-        again = keras.models.load_model(small_file)
-        assert image_input.input_range_of(again) == (-1, 127 / 128)
-        x = images(2, 32, 32, 3)
-        np.testing.assert_array_equal(again(x), small(x))
-
-    @pytest.mark.parametrize(
-        ("size", "stem_stride", "last"),
-        [
-            ((32, 32), 1, (8, 8)),
-            ((47, 33), 2, (6, 5)),
-            ((1, 1), 2, (1, 1)),
-        ],
-    )
-    def test_sizes(self, size, stem_stride, last):
-        model = narrow_mobilenext(
-            input_shape=(*size, 1), stem_stride=stem_stride, include_top=False
-        )
-        assert model.output_shape == (None, *last, 48)
-
-    def test_size_may_vary(self, small):
-        model = narrow_mobilenext(attention="coord", input_shape=(None, None, 3))
-        model.set_weights(small.get_weights())
-        x = images(2, 32, 32, 3)
-        np.testing.assert_array_equal(model(x), small(x))
-        assert model(images(1, 64, 48, 3)).shape == (1, 5)
-
-
-class TestTraining:
-    def test_initial_weights_are_the_authors(self):
-        stages = ((2, 96, 1, 2), (6, 192, 1, 1))
-        model = narrow_mobilenext(stages, classes=100)
-
-        def deviation(name, expected):
-            # at least 860 numbers: known to 2.4 %, four times that is allowed
-            kernel = model.get_layer(name).kernel
-            assert np.std(kernel) == pytest.approx(expected, rel=0.1), name
-
-        deviation("stem_conv", np.sqrt(2 / (9 * 32)))
-        deviation("block_2_reduce_conv", np.sqrt(2 / 32))
-        deviation("block_2_expand_conv", np.sqrt(2 / 192))
-        deviation("block_2_depthwise_1_conv", np.sqrt(2 / (9 * 96)))
-        deviation("block_2_depthwise_2_conv", np.sqrt(2 / (9 * 192)))
-        deviation("classifier", 0.01)
-        assert not np.any(model.get_layer("classifier").bias)
-        for layer in model.layers:
-            if isinstance(layer, keras.layers.BatchNormalization):
-                assert (layer.momentum, layer.epsilon) == (0.9, 1e-5)
-
-    def test_every_weight_gets_a_gradient(self):
-        model = narrow_mobilenext(attention="coord")
-        randomize(model)
-        with tf.GradientTape() as tape:
-            y = model(images(8, 32, 32, 3), training=True)
-            loss = tf.reduce_sum(y * images(8, 5, seed=1))
-        weights = model.trainable_weights
-        gradients = tape.gradient(loss, [weight.value for weight in weights])
-        # The stem, six units of 4, 3 or 2 convolutions with normalizations, four blocks
-        # and the classifier.
-        assert len(weights) == 3 + 3 * (4 * 4 + 3 + 2) + 4 * 8 + 2
-        # Constants on their way, through linear layers, to normalizations; units 2 and
-        # 4 begin with a 1x1 convolution.
-        lost = ("attention/reduce/bias", "reduce_bn/beta")
-        lost += ("block_1_depthwise_2_bn/beta", "block_3_depthwise_2_bn/beta")
-        largest = max(np.abs(gradient).max() for gradient in gradients)
-        for weight, gradient in zip(weights, gradients, strict=True):
-            size = np.abs(gradient).max()
-            if weight.path.endswith(lost):
-                assert size <= 1e-5 * largest, weight.path
-            else:
-                assert size > 1e-6 * largest, weight.path
-
-    def test_mixed_precision_gives_float32_logits(self):
-        keras.config.set_dtype_policy("mixed_bfloat16")
-        try:
-            model = narrow_mobilenext(attention="coord")
-        finally:
-            keras.config.set_dtype_policy("float32")
-        assert model.get_layer("block_6_expand_relu").compute_dtype == "bfloat16"
-        y = model(images(2, 32, 32, 3), training=True)
-        assert y.dtype == "float32"
-        assert np.isfinite(y).all()
-
-
-class TestTop:
-    def test_logits_by_default(self, small):
-        y = small(images(4, 32, 32, 3)).numpy()
-        assert y.shape == (4, 5)
-        assert (y < 0).any()
-        assert small.get_layer("head_dropout").rate == 0.2
-
-    def test_classifier_activation(self):
-        model = narrow_mobilenext(classifier_activation="softmax")
-        y = model(images(4, 32, 32, 3)).numpy()
-        np.testing.assert_allclose(y.sum(-1), 1, rtol=1e-5)
-
-    def test_without_top(self, small):
-        model = narrow_mobilenext(attention="coord", include_top=False)
-        assert model.layers[-1].name == "block_6_depthwise_2_bn"
-        assert trainable(model) == trainable(small) - (48 + 1) * 5
-
-    def test_names(self, small):
-        assert small.name == "mobilenext"
-        assert narrow_mobilenext(name="eyes").name == "eyes"
-
-
-class TestWeights:
-    def test_from_files(self, small, small_file, tmp_path):
-        path = tmp_path / "small.weights.h5"
-        small.save_weights(path)
-        x = images(2, 32, 32, 3)
-        for file, drop_path in ((path, 0.0), (str(small_file), 0.2)):
-            arguments = {"drop_path": drop_path, "weights": file}
-            model = narrow_mobilenext(attention="coord", **arguments)
-            np.testing.assert_array_equal(model(x), small(x))
-
-    def test_of_another_network(self, small_file):
-        message = "same network; .*small.keras differs in 4 layers: block_1_attention"
-        with pytest.raises(ValueError, match=message):
-            narrow_mobilenext(weights=small_file)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"input_shape": (32, 32)}, r"input_shape must be \(H, W, C\).*\(32, 32\)"),
-        ({"input_shape": (32, 32, None)}, "input_shape must be"),
-        ({"classes": 0}, "classes must be a positive integer; received 0"),
-        ({"width": 0}, "width must be a number > 0; received 0"),
-        ({"width": "wide"}, "width must be.*received 'wide'"),
-        ({"stem_stride": 4}, "stem_stride must be 1 or 2; received 4"),
-        ({"dropout": 1.0}, r"dropout must be.*\[0, 1\); received 1.0"),
-        ({"drop_path": -0.1}, r"drop_path must be.*\[0, 1\); received -0.1"),
-        ({"weights": "no/such.keras"}, "weights must be None or.*'no/such.keras'"),
-        (
-            {"weights": "imagenet"},
-            "no public file for weights='imagenet' of MobileNeXt",
-        ),
-        ({"attention": "cord"}, "unknown attention name 'cord'.*did you mean 'coord'"),
-        ({"attention_position": "after_stage"}, "position must be.*'after_stage'"),
-    ],
-)
-def test_refuses_arguments(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        narrow_mobilenext(**arguments)
+def test_initial_weights_are_the_authors():
+    stages = ((2, 96, 1, 2), (6, 192, 1, 1))
+    deviations = {
+        "stem_conv": np.sqrt(2 / (9 * 32)),
+        "block_2_reduce_conv": np.sqrt(2 / 32),
+        "block_2_expand_conv": np.sqrt(2 / 192),
+        "block_2_depthwise_1_conv": np.sqrt(2 / (9 * 96)),
+        "block_2_depthwise_2_conv": np.sqrt(2 / (9 * 192)),
+        "classifier": 0.01,
+    }
+    check_initial_weights(narrow_mobilenext(stages, classes=100), deviations)

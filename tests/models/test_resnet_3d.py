@@ -1,34 +1,96 @@
-"""ResNets of video: counts, kernels, inputs, weights, refusals."""
+"""ResNets of video: what all builders do; counts, kernels, names, command line."""
 
-import inspect
-
-import keras
 import numpy as np
 import pytest
-import tensorflow as tf
+from support.builder_suite import (
+    BuilderSuite,
+    check_dropped_samples,
+    check_initial_weights,
+    drop_rates,
+)
 from support.command_line import fails
-from support.small_networks import images, randomize, trainable
+from support.small_networks import images, trainable
 from support.small_resnet_3d import CLIP, narrow_resnet_3d
 
-from keras_attention import cli_inputs, image_input, models, weights
+from keras_attention import cli_inputs, models, weights
 from keras_attention.models import _building, resnet_3d
 
 BUILDERS = list(resnet_3d.LAYOUTS)
 
 
-@pytest.fixture(scope="module")
-def small():
-    """A narrow network with attention on random weights; not to be changed."""
-    model = narrow_resnet_3d(attention="a2")
-    randomize(model)
-    return model
+class TestResNet3D(BuilderSuite):
+    build = staticmethod(narrow_resnet_3d)
+    arguments = {"attention": "a2"}
+    image, odd_image = CLIP, (3, 40, 36, 3)
+    parameters = {
+        "ResNet26_3D": 7_042_544,
+        "ResNet29_3D": 7_617_520,
+        "ResNet50_3D": 28_043_472,
+    }
+    module = resnet_3d
+    kind = "functional Keras model of video"
+    name = "resnet26_3d"
+    last, features = "stage_4_unit_1_relu", (2, 4, 6, 64)
+    levels = {
+        2: "stage_1_unit_2_relu",
+        4: "stage_2_unit_2_attention",
+        8: "stage_3_unit_1_relu",
+        16: "stage_4_unit_1_relu",
+    }
+    dropout = 0.5
+    sizes = (
+        ({"input_shape": (5, 47, 33, 3)}, (3, 3, 3, 64)),
+        ({"build": "ResNet50_3D", "input_shape": (5, 47, 33, 3)}, (3, 2, 2, 64)),
+        ({"build": "ResNet50_3D", "input_shape": (1, 1, 1, 3)}, (1, 1, 1, 64)),
+        (
+            {"build": "ResNet50_3D", "input_shape": (None, None, None, 3)},
+            (None, None, None, 64),
+        ),
+    )
+    trained = (
+        (
+            {
+                "build": "ResNet50_3D",
+                # 64 px: with one position per channel normalizations have gradient 0
+                "input_shape": (4, 64, 64, 3),
+                # some of its ReLUs stay alive
+                "attention": {"name": "se", "reduction": 2},
+            },
+            4,
+        ),
+    )
+    mixed = {"attention": "nl"}
+    another = ({}, "1 layers: stage_2_unit_2_att")
+    refused = (
+        (
+            {"input_shape": (32, 32, 3)},
+            r"must be \(T, H, W, C\) with positive sizes; rec",
+        ),
+        ({"weights": "imagenet"}, r"no public file for weights='imagenet' of ResNet\d"),
+        ({"attention_position": "after_expand"}, "position must be.*'after_expand'"),
+    )
 
+    def test_name_is_the_builders(self, builder):
+        assert narrow_resnet_3d(builder).name == builder.lower()
 
-@pytest.fixture(scope="module")
-def small_file(small, tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "small.keras"
-    small.save(path)
-    return path
+    def test_is_of_five_axes(self, small):
+        with pytest.raises(ValueError, match="expected shape|incompatible"):
+            small(images(2, 32, 32, 3))
+
+    def test_names_are_those_of_resnets(self, small):
+        """The kernels have three axes more than two."""
+        parameters = weights.torch_state.torch_parameters(small)
+        state = {
+            name: parameter.to_torch(parameter.variable.numpy())
+            for name, parameter in parameters.items()
+        }
+        assert state["conv1.weight"].shape == (8, 3, 3, 5, 5)
+        assert state["layer1.0.conv2.weight"].shape == (4, 4, 3, 3, 3)
+        assert state["layer2.1.a2.convA.weight"].shape == (16, 32, 1, 1)
+        model = narrow_resnet_3d(attention="a2")
+        weights.load_torch(model, state)
+        x = images(2, *CLIP)
+        np.testing.assert_array_equal(model(x), small(x))
 
 
 # Frames that the first and the second convolution of each unit see.
@@ -77,11 +139,7 @@ def whole(request):
 
 class TestLayouts:
     def test_parameter_counts(self, whole):
-        plain = {
-            "ResNet26_3D": 7_042_544,
-            "ResNet29_3D": 7_617_520,
-            "ResNet50_3D": 28_043_472,
-        }[whole.name]
+        plain = TestResNet3D.parameters[whole.name]
         width = 64 if whole.name == "ResNet50_3D" else 32
         assert count(STEMS[whole.name], width, UNITS[whole.name]) == plain
         wide = [512] * 2 + [1024] * 3 if width == 64 else [256, 512]
@@ -138,174 +196,24 @@ class TestLayouts:
         for prefix, block in zip(prefixes, blocks, strict=True):
             assert block.input is whole.get_layer(f"{prefix}_relu").output
 
-    @pytest.mark.parametrize("name", BUILDERS[1:])
-    def test_builders_say_what_they_are(self, name):
-        build = getattr(models, name)
-        assert build.__name__ == name and build.__module__ == resnet_3d.__name__
-        first = inspect.getdoc(build).splitlines()[0]
-        assert first == f"Returns {name} as a functional Keras model of video."
-        assert "{" not in build.__doc__.replace('{"name": ..., **arguments}', "")
-        assert narrow_resnet_3d(name).name == name.lower()
-        assert narrow_resnet_3d(name, name="eyes").name == "eyes"
+
+def test_initial_weights():
+    model = narrow_resnet_3d("ResNet50_3D", channels=(32, 8, 12, 64))
+    deviations = {
+        "stem_conv": np.sqrt(2 / (5 * 49 * 8)),
+        "stage_1_unit_2_conv_1": np.sqrt(2 / (3 * 32)),
+        "stage_4_unit_1_conv_2": np.sqrt(2 / (9 * 64)),
+    }
+    check_initial_weights(model, deviations)
 
 
-class TestInput:
-    def test_range_is_stored(self, small, small_file):
-        assert image_input.input_range_of(small) == (-1, 127 / 128)
-        again = keras.models.load_model(small_file)
-        assert image_input.input_range_of(again) == (-1, 127 / 128)
-        x = images(2, *CLIP)
-        np.testing.assert_array_equal(again(x), small(x))
-        assert models.feature_levels(again) == models.feature_levels(small)
-
-    @pytest.mark.parametrize(
-        ("name", "size", "last"),
-        [
-            ("ResNet26_3D", (5, 47, 33), (3, 3, 3)),
-            ("ResNet50_3D", (5, 47, 33), (3, 2, 2)),
-            ("ResNet50_3D", (1, 1, 1), (1, 1, 1)),
-            ("ResNet50_3D", (None, None, None), (None, None, None)),
-        ],
+def test_drop_path_drops_whole_clips():
+    model = narrow_resnet_3d(drop_path=0.5)
+    prefixes = ["1_unit_2", "2_unit_1", "2_unit_2", "3_unit_1", "4_unit_1"]
+    assert drop_rates(model) == pytest.approx(
+        {f"stage_{p}_drop_path": 0.1 * n for n, p in enumerate(prefixes, 1)}
     )
-    def test_sizes(self, name, size, last):
-        model = narrow_resnet_3d(name, input_shape=(*size, 3), include_top=False)
-        assert model.output_shape == (None, *last, 64)
-        assert model.layers[-1].name == "stage_4_unit_1_relu"
-
-    def test_size_may_vary(self, small):
-        model = narrow_resnet_3d(attention="a2", input_shape=(None, None, None, 3))
-        model.set_weights(small.get_weights())
-        x = images(2, *CLIP)
-        np.testing.assert_array_equal(model(x), small(x))
-        assert model(images(1, 2, 24, 40, 3)).shape == (1, 5)
-
-    def test_is_of_five_axes(self, small):
-        with pytest.raises(ValueError, match="expected shape|incompatible"):
-            small(images(2, 32, 32, 3))
-
-
-class TestTraining:
-    def test_every_weight_gets_a_gradient(self):
-        # 64 px: with one position per channel normalizations have gradient 0
-        attention = {"name": "se", "reduction": 2}  # some of its ReLUs stay alive
-        model = narrow_resnet_3d(
-            "ResNet50_3D", input_shape=(4, 64, 64, 3), attention=attention
-        )
-        randomize(model)
-        with tf.GradientTape() as tape:
-            y = model(images(4, 4, 64, 64, 3), training=True)
-            loss = tf.reduce_sum(y * images(4, 5, seed=1))
-        variables = model.trainable_weights
-        gradients = tape.gradient(loss, [weight.value for weight in variables])
-        largest = max(np.abs(gradient).max() for gradient in gradients)
-        for weight, gradient in zip(variables, gradients, strict=True):
-            assert np.abs(gradient).max() > 1e-6 * largest, weight.path
-
-    def test_initial_weights(self):
-        model = narrow_resnet_3d("ResNet50_3D", channels=(32, 8, 12, 64))
-
-        def deviation(name, expected):
-            # at least 4096 numbers: known to 1.1 %, four times that is allowed
-            kernel = model.get_layer(name).kernel
-            assert np.std(kernel) == pytest.approx(expected, rel=0.045), name
-
-        deviation("stem_conv", np.sqrt(2 / (5 * 49 * 8)))
-        deviation("stage_1_unit_2_conv_1", np.sqrt(2 / (3 * 32)))
-        deviation("stage_4_unit_1_conv_2", np.sqrt(2 / (9 * 64)))
-        norm = model.get_layer("stem_bn")
-        assert (norm.momentum, norm.epsilon) == (0.9, 1e-5)
-
-    def test_drop_path_drops_whole_clips(self):
-        model = narrow_resnet_3d(drop_path=0.5)
-        rates = {
-            layer.name: layer.rate
-            for layer in model.layers
-            if layer.name.endswith("drop_path")
-        }
-        prefixes = ["1_unit_2", "2_unit_1", "2_unit_2", "3_unit_1", "4_unit_1"]
-        assert rates == pytest.approx(
-            {f"stage_{p}_drop_path": 0.1 * n for n, p in enumerate(prefixes, 1)}
-        )
-        layer = model.get_layer("stage_4_unit_1_drop_path")
-        y = layer(np.ones((64, 2, 2, 2, 8), "float32"), training=True).numpy()
-        kept = y[:, 0, 0, 0, 0] > 0
-        assert 0.3 < kept.mean() < 0.7  # half of 64 draws
-        np.testing.assert_allclose(y[kept], 2, rtol=1e-6)
-        assert not y[~kept].any()
-
-    def test_mixed_precision_gives_float32_logits(self):
-        keras.config.set_dtype_policy("mixed_bfloat16")
-        try:
-            model = narrow_resnet_3d(attention="nl")
-        finally:
-            keras.config.set_dtype_policy("float32")
-        assert model.get_layer("stage_4_unit_1_relu").compute_dtype == "bfloat16"
-        y = model(images(2, *CLIP), training=True)
-        assert y.dtype == "float32"
-        assert np.isfinite(y).all()
-
-    def test_top(self, small):
-        assert small.get_layer("head_dropout").rate == 0.5
-        model = narrow_resnet_3d(classifier_activation="softmax", dropout=0.3)
-        y = model(images(2, *CLIP)).numpy()
-        np.testing.assert_allclose(y.sum(-1), 1, rtol=1e-5)
-        assert model.get_layer("head_dropout").rate == 0.3
-        features = narrow_resnet_3d(attention="a2", include_top=False)
-        assert trainable(features) == trainable(small) - (64 + 1) * 5
-
-
-class TestWeights:
-    def test_from_files(self, small, small_file, tmp_path):
-        path = tmp_path / "small.weights.h5"
-        small.save_weights(path)
-        x = images(2, *CLIP)
-        for file, drop_path in ((path, 0.0), (small_file, 0.2)):
-            model = narrow_resnet_3d(attention="a2", drop_path=drop_path, weights=file)
-            np.testing.assert_array_equal(model(x), small(x))
-        message = "same network; .*small.keras differs in 1 layers: stage_2_unit_2_att"
-        with pytest.raises(ValueError, match=message):
-            narrow_resnet_3d(weights=small_file)
-
-    def test_names_are_those_of_resnets(self, small):
-        """The kernels have three axes more than two."""
-        parameters = weights.torch_state.torch_parameters(small)
-        state = {
-            name: parameter.to_torch(parameter.variable.numpy())
-            for name, parameter in parameters.items()
-        }
-        assert state["conv1.weight"].shape == (8, 3, 3, 5, 5)
-        assert state["layer1.0.conv2.weight"].shape == (4, 4, 3, 3, 3)
-        assert state["layer2.1.a2.convA.weight"].shape == (16, 32, 1, 1)
-        model = narrow_resnet_3d(attention="a2")
-        weights.load_torch(model, state)
-        x = images(2, *CLIP)
-        np.testing.assert_array_equal(model(x), small(x))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (
-            {"input_shape": (32, 32, 3)},
-            r"must be \(T, H, W, C\) with positive sizes; rec",
-        ),
-        ({"input_shape": (4, 32, 32, None)}, r"must be \(T, H, W, C\)"),
-        ({"input_shape": (0, 32, 32, 3)}, r"must be \(T, H, W, C\)"),
-        ({"classes": 0}, "classes must be a positive integer; received 0"),
-        ({"dropout": 1.0}, r"dropout must be.*\[0, 1\); received 1.0"),
-        ({"drop_path": -0.1}, r"drop_path must be.*\[0, 1\); received -0.1"),
-        ({"weights": "no/such.keras"}, "weights must be None or.*'no/such.keras'"),
-        (
-            {"weights": "imagenet"},
-            "no public file for weights='imagenet' of ResNet26_3D",
-        ),
-        ({"attention": "cord"}, "unknown attention name 'cord'.*did you mean 'coord'"),
-        ({"attention_position": "after_expand"}, "position must be.*'after_expand'"),
-    ],
-)
-def test_refuses_arguments(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        models.ResNet26_3D(**arguments)
+    check_dropped_samples(model.get_layer("stage_4_unit_1_drop_path"), (2, 2, 2, 8))
 
 
 def test_on_the_command_line(tmp_path):
@@ -316,5 +224,6 @@ def test_on_the_command_line(tmp_path):
     assert cli_inputs.summary(models.ResNet50_3D).startswith("ResNets of video: ")
     options = ("--out", tmp_path, "--attention", "a2", "--model", "resnet26_3d")
     message = fails("train", *options)
-    assert "input_shape must be (T, H, W, C) with positive sizes" in message
-    assert "received (32, 32, 3)" in message
+    # recipes are of images
+    assert "model.backbone must be one of EfficientNetB0, " in message
+    assert "received 'ResNet26_3D'" in message
