@@ -1,24 +1,36 @@
-"""Labelled images as tf.data: the embedded digits, and folders of photos."""
+"""Labelled images as tf.data: digits, folders of photos, TFRecords, any TFDS name.
 
-from keras_attention.data.folder import ClassFolder, SkippedFile, scan_folder
-from keras_attention.data.images import (
-    UnreadableImageError,
-    read_image,
-    to_float,
-)
-from keras_attention.data.labels import LABELS_FILE, read_labels, write_labels
-from keras_attention.data.pipeline import ImageData, load
+The names are imported on first use: `keras_attention.data.augmentation`, which recipes
+are made of, needs no TensorFlow.
+"""
 
-__all__ = [
-    "LABELS_FILE",
-    "ClassFolder",
-    "ImageData",
-    "SkippedFile",
-    "UnreadableImageError",
-    "load",
-    "read_image",
-    "read_labels",
-    "scan_folder",
-    "to_float",
-    "write_labels",
-]
+import importlib
+
+# Name -> the module that defines it.
+_NAMES = {
+    "Augmentation": "augmentation",
+    "ClassFolder": "folder",
+    "ImageData": "pipeline",
+    "LABELS_FILE": "labels",
+    "SkippedFile": "source",
+    "UnreadableImageError": "images",
+    "load": "pipeline",
+    "read_image": "images",
+    "read_labels": "labels",
+    "scan_folder": "folder",
+    "to_float": "images",
+    "write_labels": "labels",
+    "write_tfrecords": "tfrecord",
+}
+
+__all__ = sorted(_NAMES)
+
+
+def __getattr__(name):
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *_NAMES})

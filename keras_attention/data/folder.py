@@ -1,36 +1,34 @@
 """Finding the photos of a class folder: one sub-folder per class, named after it."""
 
-import concurrent.futures
 import dataclasses
-import hashlib
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from keras_attention.data import images
+import numpy as np
+import tensorflow as tf
+
+from keras_attention.data import encoded, images, splitting
+from keras_attention.data.source import PHOTO_SIZE, SkippedFile, Source, encoded_part
 
 # The folder that holds the test images beside train/, the first that is there.
-_TEST_NAMES = ("val", "validation", "valid", "test")
-_SPLIT_NAMES = ("train", *_TEST_NAMES)
-
-# Without train/ and val/, one file in five is for testing.
-_TEST_SHARE = 0.2
-
-
-@dataclasses.dataclass(frozen=True)
-class SkippedFile:
-    """A file with an image's suffix that could not be read, and why."""
-
-    path: pathlib.Path
-    reason: str
+TEST_NAMES = ("val", "validation", "valid", "test")
+SPLIT_NAMES = ("train", *TEST_NAMES)
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """An image file and the index of its class."""
+    """An image file.
+
+    Attributes:
+        path: The file.
+        label: The index of its class.
+        shape: As `encoded.check` says who decodes it for training.
+    """
 
     path: pathlib.Path
     label: int
+    shape: tuple[int, int] = (0, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,24 +94,47 @@ def scan_folder(path: str | os.PathLike, *, strict: bool = False) -> ClassFolder
     )
 
 
+def open_folder(path: str, image_size, strict: bool) -> Source:
+    """The photos of a class folder.
+
+    Args:
+        path: As `scan_folder` takes it.
+        image_size: Side or (height, width); 224 if None.
+        strict: Whether a damaged file is an error instead of being skipped.
+
+    Returns:
+        The data set.
+
+    Raises:
+        ValueError: As `scan_folder`, or if the size is none.
+        OSError: As `scan_folder`.
+    """
+    size = images.size_of(PHOTO_SIZE if image_size is None else image_size)
+    found = scan_folder(path, strict=strict)
+    train, test = (
+        encoded_part(_encode(samples), size) for samples in (found.train, found.test)
+    )
+    return Source(found.labels, size, train, test, skipped=found.skipped)
+
+
 def _given_splits(root: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path] | None:
     folders = _folders(root)
     named: dict[str, pathlib.Path] = {}
     for folder in folders:
         name = folder.name.lower()
-        if name in _SPLIT_NAMES and named.setdefault(name, folder) is not folder:
+        if name in SPLIT_NAMES and named.setdefault(name, folder) is not folder:
             raise ValueError(
                 f"{root} holds more than one folder named {name}: "
                 f"{named[name].name}, {folder.name}"
             )
-    tests = [named[name] for name in _TEST_NAMES if name in named]
+    tests = [named[name] for name in TEST_NAMES if name in named]
     if "train" in named and tests:
         return named["train"], tests[0]
     if folders and len(named) == len(folders):
         raise ValueError(
             f"{root} holds only {', '.join(folder.name for folder in folders)}, which "
             "names a part of the images and no class: put class folders into train/ "
-            f"and one of {', '.join(f'{name}/' for name in _TEST_NAMES)}, or give the "
+            f"and one of {', '.join(f'{name}/' for name in TEST_NAMES)}, or give the "
             "folder that holds the class folders"
         )
     return None
@@ -129,8 +150,8 @@ def _folders(root: pathlib.Path) -> list[pathlib.Path]:
 
 def _classes(
     folder: pathlib.Path, strict: bool, skipped: list[SkippedFile]
-) -> dict[str, list[pathlib.Path]]:
-    """Readable image files per class name, both sorted."""
+) -> dict[str, dict[pathlib.Path, tuple[int, int]]]:
+    """Readable image files per class name, both sorted, and their `shape`."""
     names = [entry.name for entry in _folders(folder)]
     for name in names:
         try:
@@ -142,16 +163,22 @@ def _classes(
             ) from None
     classes = {name: sorted(_image_files(folder / name)) for name in names}
     files = [file for group in classes.values() for file in group]
-    damaged = _damaged(files)
+    checked = dict(zip(files, encoded.check_all(files), strict=True))
+    damaged = [
+        SkippedFile(file, _reason(file, found))
+        for file, found in checked.items()
+        if not isinstance(found, tuple)
+    ]
     if strict and damaged:
         raise ValueError(
             f"{len(damaged)} of {len(files)} image files can't be read, the first: "
             f"{damaged[0].reason}"
         )
     skipped.extend(damaged)
-    bad = {entry.path for entry in damaged}
     for name, group in classes.items():
-        classes[name] = [file for file in group if file not in bad]
+        classes[name] = {
+            file: checked[file] for file in group if isinstance(checked[file], tuple)
+        }
         if not classes[name]:
             unreadable = f" ({len(group)} can't be read)" if group else ""
             raise ValueError(
@@ -173,25 +200,11 @@ def _image_files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
                 yield pathlib.Path(parent, name)
 
 
-def _damaged(files: list[pathlib.Path]) -> list[SkippedFile]:
-    """Decode every file once; Pillow does it outside of Python's lock."""
-
-    def reason(file: pathlib.Path) -> str | None:
-        try:
-            # One pixel: JPEGs are decoded at an eighth of their size, yet to the end.
-            images.open_image(file, (1, 1))
-        except (images.UnreadableImageError, FileNotFoundError) as error:
-            # A link may lead nowhere.
-            return f"cannot read {file}: no such file" if error.args[1:] else str(error)
-        return None
-
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        reasons = pool.map(reason, files)
-        return [
-            SkippedFile(file, why)
-            for file, why in zip(files, reasons, strict=True)
-            if why
-        ]
+def _reason(file: pathlib.Path, error: Exception) -> str:
+    # A link may lead nowhere.
+    if isinstance(error, FileNotFoundError):
+        return f"cannot read {file}: no such file"
+    return str(error)
 
 
 def _require_same_classes(splits, found) -> None:
@@ -204,7 +217,7 @@ def _require_same_classes(splits, found) -> None:
         )
 
 
-def _split(root: pathlib.Path, classes: dict[str, list[pathlib.Path]]):
+def _split(root: pathlib.Path, classes: dict[str, dict[pathlib.Path, tuple[int, int]]]):
     train, test = {}, {}
     for name, files in classes.items():
         if len(files) < 2:
@@ -212,25 +225,34 @@ def _split(root: pathlib.Path, classes: dict[str, list[pathlib.Path]]):
                 f"class folder {root / name} holds one image; it takes two, one to "
                 "train with and one to test with"
             )
-        drawn = {file: _draw(file.relative_to(root)) for file in files}
-        ranked = sorted(files, key=drawn.get)
-        # At least one on each side, whatever the hashes say.
-        chosen = {file for file in ranked[:-1] if drawn[file] < _TEST_SHARE}
-        chosen.add(ranked[0])
-        test[name] = [file for file in files if file in chosen]
-        train[name] = [file for file in files if file not in chosen]
+        chosen = splitting.test_samples(
+            {
+                file: splitting.draw(os.fsencode(file.relative_to(root).as_posix()))
+                for file in files
+            }
+        )
+        test[name] = {file: files[file] for file in files if file in chosen}
+        train[name] = {file: files[file] for file in files if file not in chosen}
     return train, test
 
 
-def _draw(relative: pathlib.PurePath) -> float:
-    """A number in [0, 1) that depends on the path alone, on any machine."""
-    digest = hashlib.sha256(os.fsencode(relative.as_posix())).digest()
-    return int.from_bytes(digest[:6], "big") / 2**48
-
-
-def _samples(classes: dict[str, list[pathlib.Path]], labels) -> tuple[Sample, ...]:
+def _samples(classes: dict[str, dict[pathlib.Path, tuple[int, int]]], labels):
     return tuple(
-        Sample(file, labels.index(name))
+        Sample(file, labels.index(name), shape)
         for name, files in classes.items()
-        for file in files
+        for file, shape in files.items()
+    )
+
+
+def _encode(samples: Sequence[Sample]) -> encoded.Encoded:
+    """The files of `samples`, to be read one by one."""
+    paths = [os.fsencode(sample.path) for sample in samples]
+    names = tf.constant(paths)
+    return encoded.Encoded(
+        labels=np.array([sample.label for sample in samples], "int32"),
+        shapes=np.array([sample.shape for sample in samples], "int32"),
+        handle=lambda index: names[index],
+        contents=tf.io.read_file,
+        opened=os.fsdecode,
+        total_bytes=sum(os.path.getsize(path) for path in paths),
     )

@@ -5,9 +5,10 @@ the examples all use it, so a model is judged on the bytes that a phone would ha
 """
 
 import os
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from keras_attention.image_input import BYTE_RANGE
 
@@ -25,7 +26,7 @@ class UnreadableImageError(ValueError):
 
 
 def read_image(
-    path: str | os.PathLike, image_size: int | tuple[int, int]
+    path: str | os.PathLike | BinaryIO, image_size: int | tuple[int, int]
 ) -> np.ndarray:
     """Read an image file as upright RGB bytes of one size.
 
@@ -36,7 +37,7 @@ def read_image(
     taken; colour profiles are ignored.
 
     Args:
-        path: The image file.
+        path: The image file, or a binary file object.
         image_size: Side of the square, or (height, width), in pixels.
 
     Returns:
@@ -67,11 +68,13 @@ def to_float(pixels: np.ndarray, input_range: tuple[float, float] = BYTE_RANGE):
     return pixels * np.float32((high - low) / 255.0) + np.float32(low)
 
 
-def open_image(path: str | os.PathLike, at_least: tuple[int, int]) -> Image.Image:
+def open_image(
+    path: str | os.PathLike | BinaryIO, at_least: tuple[int, int]
+) -> Image.Image:
     """Decode a file into an upright RGB image.
 
     Args:
-        path: The image file.
+        path: The image file, or a binary file object.
         at_least: (height, width) of what it will be resized to.
 
     Returns:
@@ -91,6 +94,10 @@ def open_image(path: str | os.PathLike, at_least: tuple[int, int]) -> Image.Imag
     except Exception as error:
         # Pillow's decoders raise OSError, SyntaxError, struct.error, IndexError and
         # more for damaged files; all of them mean this one thing to the caller.
+        if hasattr(path, "read"):  # its name would be an address in memory
+            unknown = isinstance(error, UnidentifiedImageError)
+            why = "it is no image that Pillow knows" if unknown else error
+            raise UnreadableImageError(f"cannot read the image: {why}") from error
         raise UnreadableImageError(f"cannot read {path}: {error}") from error
 
 
