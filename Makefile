@@ -21,6 +21,7 @@ export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
 export KERAS_BACKEND := tensorflow
 
 .PHONY: help demo test lint nightly $(NIGHTLY) benchmark benchmark-photos int8-table
+.PHONY: benchmark-training
 .PHONY: lock clean venv
 .PHONY: test-backends $(BACKENDS:%=test-%) $(BACKENDS:%=venv-%) numbers
 
@@ -31,6 +32,7 @@ help:
 	@echo "make lint       ruff: rules and format"
 	@echo "make benchmark  what the blocks cost on the CPU; writes docs/blocks.md"
 	@echo "make benchmark-photos PHOTOS=...  pretrained networks on photos, float and int8"
+	@echo "make benchmark-training  input pipeline, train step, scaling on paper"
 	@echo "make int8-table  every block in four backbones as int8 files; hours"
 	@echo "make nightly    Python 3.12 and 3.13, then the suite with more examples"
 	@echo "make lock       newest allowed versions into requirements.txt"
@@ -69,6 +71,12 @@ benchmark-photos: venv
 benchmark: venv
 	.venv/bin/python benchmarks/coord_attention_overhead.py
 	.venv/bin/python benchmarks/blocks.py --write docs/blocks.md
+
+# On a GPU: benchmarks/gpu.py, with JAX and PyTorch (docs/scaling.md).
+benchmark-training: venv
+	.venv/bin/python benchmarks/input_pipeline.py
+	.venv/bin/python benchmarks/train_step.py --write docs/scaling.md
+	.venv/bin/python benchmarks/scaling.py --write docs/scaling.md
 
 # Goes on where it was stopped; what is done is kept in build/int8_table.json.
 int8-table: venv

@@ -8,6 +8,7 @@ those that convert them.
 import importlib
 
 from keras_attention import image_input as image_input
+from keras_attention import optimization as optimization
 from keras_attention import stock as stock
 from keras_attention.layers import (
     BAM,

@@ -14,7 +14,7 @@ import typer.core
 from rich.console import Console
 from rich.markup import escape
 
-from keras_attention import cli_files
+from keras_attention import cli_files, cli_training
 from keras_attention.cli_files import Data, InputRange, Strict
 
 Keras = Annotated[
@@ -23,7 +23,6 @@ Keras = Annotated[
         exists=True, dir_okay=False, metavar="MODEL.keras", show_default=False
     ),
 ]
-Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training images.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images per batch.")]
 Rate = Annotated[float, typer.Option(help="Highest learning rate.")]
 Seed = Annotated[int, typer.Option(help="Decides initial weights and augmentation.")]
@@ -105,75 +104,7 @@ def demo(
     )
 
 
-@app.command()
-def train(
-    out: Annotated[
-        pathlib.Path, typer.Option(help="Folder for model.keras and labels.txt.")
-    ],
-    data: Data = "digits",
-    model: Annotated[str, typer.Option(help="Backbone, see 'list'.")] = "MobileNetV2",
-    width: Annotated[float, typer.Option(help="Factor for the channels.")] = 1.0,
-    attention: Annotated[
-        str, typer.Option(help="Attention block, see 'list'; or 'none'.")
-    ] = "coord",
-    stem_stride: Annotated[
-        int,
-        typer.Option(
-            min=1, max=2, help="Stride of the first convolution; 1 for small images."
-        ),
-    ] = 2,
-    image_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Side in pixels (by default 32 for digits, 224 for folders)."
-        ),
-    ] = None,
-    epochs: Epochs = 30,
-    batch_size: BatchSize = 32,
-    learning_rate: Rate = 3e-3,
-    seed: Seed = 0,
-    strict: Strict = False,
-) -> None:
-    """Train a classifier; OUT/model.keras is written at the end."""
-    import keras
-
-    from keras_attention import cli_inputs, files, training
-    from keras_attention.console import EpochProgress
-    from keras_attention.data import LABELS_FILE, write_labels
-
-    build = cli_inputs.builder(model)
-    options = cli_inputs.taken(build, width=(width, 1.0), stem_stride=(stem_stride, 2))
-    target = files.require_writable(out / "model.keras")
-    images = cli_inputs.load_data(
-        console,
-        data,
-        image_size=image_size,
-        batch_size=batch_size,
-        seed=seed,
-        strict=strict,
-    )
-    keras.utils.set_random_seed(seed)
-    network = build(
-        images.image_shape,
-        len(images.labels),
-        attention=None if attention.lower() == "none" else attention,
-        **options,
-    )
-    with EpochProgress(console, f"Training {network.name}") as bar:
-        log = training.fit_classifier(
-            network,
-            images,
-            epochs=epochs,
-            learning_rate=learning_rate,
-            callbacks=[bar],
-        )
-    with files.replacing(target) as temporary:
-        network.save(temporary)
-    write_labels(out / LABELS_FILE, images.labels)
-    console.print(
-        f"Accuracy on {images.test_size} test images: [bold]"
-        f"{log['val_accuracy'][-1]:.2%}[/]\nWrote {target} and {out / LABELS_FILE}"
-    )
+app.command()(cli_training.train)
 
 
 @app.command()
@@ -300,6 +231,7 @@ def convert(
     console.print(str(report), markup=False, soft_wrap=True)
 
 
+app.command()(cli_training.evaluate)
 app.command()(cli_files.verify)
 app.command()(cli_files.inspect)
 app.command()(cli_files.benchmark)
@@ -307,11 +239,12 @@ app.command()(cli_files.benchmark)
 
 @app.command(name="list")
 def list_() -> None:
-    """Show the attention blocks, the backbones and the papers' networks."""
+    """Show the attention blocks, the backbones, the papers' networks, the recipes."""
     from rich.table import Table
 
     import keras_attention
     from keras_attention import cli_inputs, registry
+    from keras_attention.training import recipe_files
 
     blocks = {name: registry.class_of(name) for name in keras_attention.names()}
     for title, entries in (
@@ -328,6 +261,11 @@ def list_() -> None:
     )
     for row in cli_inputs.preset_rows():
         table.add_row(*map(escape, row))
+    console.print(table, "")
+    title = "Recipes (train --recipe)"
+    table = Table("name", "what it is", title=title, title_justify="left", box=None)
+    for name in recipe_files.names():
+        table.add_row(name, escape(recipe_files.summary(name)))
     console.print(table)
 
 

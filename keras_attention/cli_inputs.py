@@ -104,13 +104,18 @@ def load_model(path: pathlib.Path) -> keras.Model:
 def load_data(console: Console, spec: str, **arguments) -> ImageData:
     """`data.load`, with the damaged files that were skipped shown."""
     images = data.load(spec, **arguments)
+    show_skipped(console, images)
+    return images
+
+
+def show_skipped(console: Console, images: ImageData) -> None:
+    """Name the damaged files that were left out, if there are."""
     if images.skipped:
         console.print(f"[yellow]Skipped {len(images.skipped)} damaged image files:[/]")
         for skipped in images.skipped[:10]:
             console.print(f"  {skipped.reason}", markup=False, soft_wrap=True)
         if len(images.skipped) > 10:
             console.print("  ...")
-    return images
 
 
 def data_for(

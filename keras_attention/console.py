@@ -34,10 +34,10 @@ class EpochProgress(keras.callbacks.Callback):
 
     Args:
         console: Where to show it.
-        title: What is being trained.
+        title: What is being trained; "Training" and the model's name if None.
     """
 
-    def __init__(self, console: Console, title: str):
+    def __init__(self, console: Console, title: str | None = None):
         super().__init__()
         self._console = console
         self._title = title
@@ -57,15 +57,22 @@ class EpochProgress(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         """Show the bar; the first batch takes long, as TensorFlow traces the model."""
         total = self.params["epochs"] * (self.params["steps"] or 1)
+        title = self._title or f"Training {self.model.name}"
         self._bar.start()
-        self._task = self._bar.add_task(
-            self._title, total=total, state="tracing the model"
-        )
+        self._task = self._bar.add_task(title, total=total, state="tracing the model")
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Count the epochs that were trained before, too."""
+        done = epoch * (self.params["steps"] or 1)
+        self._bar.update(self._task, completed=done)
 
     def on_train_batch_end(self, batch, logs=None):
         """Advance the bar."""
-        if batch == 0 and self._bar.tasks[self._task].completed == 0:
-            self._bar.update(self._task, state=f"epoch 1/{self.params['epochs']}")
+        task = self._bar.tasks[self._task]
+        if batch == 0 and task.fields["state"].startswith("tracing"):
+            epoch = round(task.completed / (self.params["steps"] or 1)) + 1
+            state = f"epoch {epoch}/{self.params['epochs']}"
+            self._bar.update(self._task, state=state)
         self._bar.advance(self._task)
 
     def on_epoch_end(self, epoch, logs=None):
@@ -78,7 +85,8 @@ class EpochProgress(keras.callbacks.Callback):
         due = (epoch + 1) % max(1, epochs // 10) == 0 or epoch + 1 == epochs
         if not self._console.is_terminal and due:
             seconds = time.perf_counter() - self._start
-            line = f"{self._title}: {state}  ({seconds:.0f} s)"
+            title = self._bar.tasks[self._task].description
+            line = f"{title}: {state}  ({seconds:.0f} s)"
             self._console.print(line, soft_wrap=True)
 
     def on_train_end(self, logs=None):

@@ -33,8 +33,8 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    # numpy scalars
-    return value.item() if hasattr(value, "item") else value
+    # numpy's scalars and arrays
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _lines(report: dict[str, Any]) -> list[str]:

@@ -1,39 +1,13 @@
 """The demonstration's report as one self-contained page."""
 
-import base64
 import dataclasses
-import html
-import io
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-INK, BLUE, ORANGE = "#1c2733", "#2563a8", "#d9730d"
-
-_STYLE = """
-body { font: 16px/1.55 system-ui, sans-serif; color: #1c2733; background: #f4f6f8;
-       margin: 0; }
-main { max-width: 860px; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
-h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .4rem; }
-h2 { font-size: 1.15rem; margin: 0 0 .6rem; }
-section { background: #fff; border: 1px solid #dfe5ea; border-radius: 10px;
-          padding: 1.2rem 1.4rem; margin-top: 1.2rem; }
-p { margin: .4rem 0; }
-.small { color: #5a6874; font-size: .88rem; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(170px, 1fr));
-         gap: .8rem; margin-top: 1.2rem; }
-.card { background: #fff; border: 1px solid #dfe5ea; border-radius: 10px;
-        padding: .8rem 1rem; }
-.card b { display: block; font-size: 1.5rem; color: #2563a8; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .4rem .5rem; border-bottom: 1px solid #e8edf1; }
-th:first-child, td:first-child { text-align: left; }
-th { color: #5a6874; font-weight: 600; font-size: .88rem; }
-tr:last-child td { border-bottom: 0; font-weight: 600; }
-img { max-width: 100%; height: auto; display: block; margin: .6rem auto 0; }
-code { background: #eef2f5; border-radius: 4px; padding: .05rem .3rem; }
-"""
+from keras_attention import html_page
+from keras_attention.html_page import BLUE, INK, ORANGE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,82 +75,67 @@ def page(report: dict, history: dict, finetuning: dict, samples: Samples) -> str
     )
     dtypes = ", ".join(f"{n} {name}" for name, n in report["tensor_dtypes"].items())
     versions = ", ".join(f"{name} {v}" for name, v in report["versions"].items())
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Handwritten digits, from Keras to int8</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-<main>
-<h1>Handwritten digits, from Keras to int8</h1>
-<p>MobileNetV2 (half width) with CoordAttention in its 16 expanding units,
+    each = 100 / report["test_images"]
+    body = (
+        f"""<p>MobileNetV2 (half width) with CoordAttention in its 16 expanding units,
 {report["parameters"]:,} parameters, trained on {report["train_images"]:,} images,
 fine-tuned under quantization, converted to a full-int8 <code>.tflite</code> and run by
-LiteRT on {report["test_images"]} test images.</p>
-<div class="cards">{"".join(_card(*card) for card in cards)}</div>
-<section>
-<h2>Accuracy on {report["test_images"]} test images</h2>
-{_table(report)}
-<p class="small">Points: difference to the float model. Broken: images that the float
-model has right and this one wrong; repaired: the other way round. One image is
-{100 / report["test_images"]:.2f} points.</p>
-</section>
-<section>
-<h2>Training</h2>
-{_image(_curves(history, finetuning), "Accuracy and loss over the epochs")}
-<p class="small">{report["epochs"]} epochs of float training (learning rate up to
-{report["learning_rate"]:g}), then {report["finetune_epochs"]} of fine-tuning under
-quantization (from {report["finetune_learning_rate"]:g}) with the float model's outputs
-as targets. The training accuracy is measured on shifted images while weights still
-move; under quantization it is the agreement with the float model.</p>
-</section>
-<section>
-<h2>Where CoordAttention looks</h2>
-{_image(_attention(samples), "Test images with attention maps")}
-<p class="small">The product of row and column gates of two blocks, averaged over the
-channels, on the first test image of each class; dark is the weakest place of an image,
-yellow the strongest. Below: the class and, if it differs, the int8 file's answer.</p>
-</section>
-<section>
-<h2>The file</h2>
-<p>Tensors: {dtypes}. The deployed form differs from the trained one by at most
-{report["deploy_max_rel_diff"]:.1e} of the largest output. Latency: median on one CPU
-thread of this machine, both files in turns.</p>
-<p class="small">{html.escape(versions)}. Seed {report["seed"]},
-{report["seconds"]:.0f} s in all. All figures: report.json.</p>
-</section>
-</main>
-</body>
-</html>
-"""
+LiteRT on {report["test_images"]} test images.</p>""",
+        html_page.cards(cards),
+        html_page.section(
+            f"Accuracy on {report['test_images']} test images",
+            html_page.table(
+                ("", "accuracy", "points", "broken", "repaired"),
+                rows(report),
+                kind="result",
+            ),
+            html_page.small(
+                "Points: difference to the float model. Broken: images that the float "
+                "model has right and this one wrong; repaired: the other way round. "
+                f"One image is {each:.2f} points."
+            ),
+        ),
+        html_page.section(
+            "Training",
+            html_page.image(
+                _curves(history, finetuning), "Accuracy and loss over the epochs"
+            ),
+            html_page.small(
+                f"{report['epochs']} epochs of float training (learning rate up to "
+                f"{report['learning_rate']:g}), then {report['finetune_epochs']} of "
+                f"fine-tuning under quantization (from "
+                f"{report['finetune_learning_rate']:g}) with the float model's outputs "
+                "as targets. The training accuracy is measured on shifted images while "
+                "weights still move; under quantization it is the agreement with the "
+                "float model."
+            ),
+        ),
+        html_page.section(
+            "Where CoordAttention looks",
+            html_page.image(_attention(samples), "Test images with attention maps"),
+            html_page.small(
+                "The product of row and column gates of two blocks, averaged over the "
+                "channels, on the first test image of each class; dark is the weakest "
+                "place of an image, yellow the strongest. Below: the class and, if it "
+                "differs, the int8 file's answer."
+            ),
+        ),
+        html_page.section(
+            "The file",
+            f"""<p>Tensors: {dtypes}. The deployed form differs from the trained one by
+at most {report["deploy_max_rel_diff"]:.1e} of the largest output. Latency: median on
+one CPU thread of this machine, both files in turns.</p>""",
+            html_page.small(
+                f"{versions}. Seed {report['seed']}, {report['seconds']:.0f} s in all. "
+                "All figures: report.json."
+            ),
+        ),
+    )
+    return html_page.page("Handwritten digits, from Keras to int8", "\n".join(body))
 
 
 def _size(count: int) -> str:
     return f"{count / 1e6:.2f} MB"
-
-
-def _card(value: str, text: str) -> str:
-    return f'<div class="card"><b>{value}</b>{text}</div>'
-
-
-def _table(report: dict) -> str:
-    head = ("", "accuracy", "points", "broken", "repaired")
-    body = (
-        "<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in row) + "</tr>"
-        for row in rows(report)
-    )
-    titles = "".join(f"<th>{title}</th>" for title in head)
-    return f"<table><tr>{titles}</tr>{''.join(body)}</table>"
-
-
-def _image(figure: Figure, text: str) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=160)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="{text}" src="data:image/png;base64,{data}">'
 
 
 def _curves(history: dict, finetuning: dict) -> Figure:
@@ -192,8 +151,7 @@ def _curves(history: dict, finetuning: dict) -> Figure:
         axes.axvspan(split + 0.5, after[-1] + 0.5, color="#eef2f5", lw=0)
         axes.set_title(key, fontsize=10, color=INK)
         axes.set_xlabel("epoch (shaded: under quantization)", fontsize=8, color=INK)
-        axes.tick_params(labelsize=8, colors=INK)
-        axes.spines[["top", "right"]].set_visible(False)
+        html_page.tidy(axes)
         axes.set_xlim(0.5, after[-1] + 0.5)
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=8)

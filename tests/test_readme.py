@@ -8,7 +8,7 @@ import keras
 import pytest
 import typer.main
 
-from keras_attention import CoordAttention, cli, data, image_input, models
+from keras_attention import CoordAttention, cli, data, image_input, models, training
 
 README = pathlib.Path(__file__).resolve().parents[1] / "README.md"
 
@@ -27,7 +27,7 @@ def small_net(shape, classes, attention):
 
 
 def test_python_from_import_to_tflite(tmp_path, monkeypatch, capsys):
-    code, layer, _ = blocks("python")
+    code, layer, *_ = blocks("python")
     assert len([line for line in code.splitlines() if line.strip()]) <= 20
     load = data.load
     # Digits in place of the reader's photos, a small net, one epoch: the calls stay.
@@ -54,13 +54,24 @@ def test_python_for_pretrained_models(monkeypatch):
     pretrained = models.MobileNetV2((32, 32, 3), 5, width=0.35)
     monkeypatch.setattr(models, "MobileNetV2", lambda weights: pretrained)
     names = {"models": models}
-    exec(blocks("python")[-1], names)
+    exec(blocks("python")[2], names)
     x = keras.random.uniform((2, 32, 32, 3), -1, 1, seed=0)
     found = [type(layer) for layer in names["model"].layers]
     assert found.count(CoordAttention) == 16
     expected = pretrained(x)
     off = keras.ops.max(abs(names["model"](x) - expected))
     assert off <= 1e-5 * keras.ops.max(abs(expected))
+
+
+def test_python_for_recipes(monkeypatch):
+    trained = []
+    monkeypatch.setattr(
+        training, "train", lambda *given: trained.append(given) or given[0]
+    )
+    monkeypatch.setattr(training.Recipe, "evaluation", "figures", raising=False)
+    exec(blocks("python")[3], {})
+    [(recipe, out)] = trained
+    assert (recipe.epochs, recipe.model.attention, out) == (10, "ema", "run")
 
 
 @pytest.mark.parametrize(
@@ -81,8 +92,9 @@ def test_commands_are_understood(line, tmp_path, monkeypatch):
             pathlib.Path(argument).touch()
     command = typer.main.get_command(cli.app).commands[name]
     context = command.make_context(name, arguments)
-    given = {word[2:] for word in arguments if word.startswith("--")}
-    assert given <= set(context.params)
+    given = {word for word in arguments if word.startswith("--")}
+    assert given <= {option for entry in command.params for option in entry.opts}
+    assert context.params
     with pytest.raises(Exception, match="No such option: --no-such"):
         command.make_context(name, [*arguments, "--no-such"])
 

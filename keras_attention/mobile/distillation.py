@@ -26,7 +26,7 @@ def soft_targets(
 
     Returns:
         A `tf.data.Dataset` of (x, probabilities), (N, classes) in float32, as many
-        batches as `dataset`.
+        batches as `dataset` says that it has.
 
     Raises:
         TypeError: `dataset` is no `tf.data.Dataset`.
@@ -67,4 +67,6 @@ def soft_targets(
     answered = tf.data.Dataset.from_generator(batches, output_signature=signature)
     # With an unknown number of batches Keras would count one step too many per epoch.
     count = dataset.cardinality()
-    return answered.apply(tf.data.experimental.assert_cardinality(count)).prefetch(1)
+    if count != tf.data.UNKNOWN_CARDINALITY:
+        answered = answered.apply(tf.data.experimental.assert_cardinality(count))
+    return answered.prefetch(1)

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from support.command_line import invoke, small_net
 
-from keras_attention import cli_inputs
+from keras_attention import models
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +27,7 @@ def trained(photos, tmp_path_factory):
     """What `train` leaves."""
     out = tmp_path_factory.mktemp("trained") / "new"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli_inputs, "builder", lambda name: small_net)
+        patch.setattr(models, "MobileNetV2", small_net)
         result = invoke(
             *("train", "--data", f"folder:{photos}", "--out", out),
             *("--image-size", 16, "--epochs", 8, "--learning-rate", 0.02),

@@ -10,15 +10,16 @@ import numpy as np
 from support.command_line import invoke
 
 import keras_attention
-from keras_attention import cli_inputs, data, mobile, models
+from keras_attention import data, mobile, models
+from keras_attention.training import trainer
 
 
 def test_train_leaves_a_model_and_its_labels(photos, trained):
     out, output = trained
-    assert sorted(path.name for path in out.iterdir() if path.is_file()) == [
-        "labels.txt",
-        "model.keras",
-    ]
+    assert {path.name for path in out.iterdir()} >= {
+        *("checkpoints", "labels.txt", "logs", "model.keras"),
+        *("recipe.yaml", "report.html", "report.json", "curves.png"),
+    }
     assert data.read_labels(out / "labels.txt") == ["red", "teal"]
     assert "Skipped 1 damaged image files" in output
     assert "torn.jpg" in output
@@ -68,30 +69,42 @@ def test_convert_float_models(photos, trained, tmp_path):
     assert len(report.outputs) == 3
 
 
-def test_train_takes_the_stride_of_the_stem(photos, tmp_path, monkeypatch):
+def test_options_of_train_are_the_recipes(photos, tmp_path, monkeypatch):
     class Stop(Exception):
         pass
 
     taken = []
 
-    def build(*_, stem_stride, **__):
-        taken.append(stem_stride)
+    def build(
+        input_shape=(16, 16, 3), classes=2, *, width=1.0, stem_stride=2, **arguments
+    ):
+        taken.append((input_shape, width, stem_stride, arguments["attention"]))
         raise Stop("built")
 
-    monkeypatch.setattr(cli_inputs, "builder", lambda name: build)
+    monkeypatch.setattr(models, "MobileNetV2", build)
     train = ("train", "--data", f"folder:{photos}", "--out", tmp_path / "out")
     invoke(*train)
-    invoke(*train, "--stem-stride", 1)
-    assert taken == [2, 1]
+    invoke(*train, "--stem-stride", 1, "--width", 0.5, "--attention", "none")
+    invoke(*train, "--image-size", 16, "--set", "model.attention=se")
+    assert taken == [
+        ((224, 224, 3), 1.0, 2, "coord"),
+        ((224, 224, 3), 0.5, 1, None),
+        ((16, 16, 3), 1.0, 2, "se"),
+    ]
     assert invoke(*train, "--stem-stride", 3).exit_code == 2
 
-    def without(shape, classes, *, attention):
-        taken.append(attention)
-        raise Stop("built")
 
-    monkeypatch.setattr(cli_inputs, "builder", lambda name: without)
-    invoke(*train)
-    assert taken[2:] == ["coord"]
+def test_another_length_takes_the_schedule_along(tmp_path, monkeypatch):
+    found = []
+    monkeypatch.setattr(
+        trainer, "train", lambda recipe, *_, **__: found.append(recipe) or 1 / 0
+    )
+    for recipe, epochs in (("digits", 10), ("cifar100-resnet50-ema", 20)):
+        invoke("train", "--recipe", recipe, "--epochs", epochs, "--out", tmp_path)
+    digits, cifar = found
+    # 3 of 30 epochs, and the 60th, 120th, 160th of 200.
+    assert digits.schedule.warmup_epochs == 1 and digits.epochs == 10
+    assert cifar.schedule.milestones == (6, 12, 16) and cifar.epochs == 20
 
 
 def test_raw_bytes_are_the_python_pipeline(photos, quantized, tmp_path):
@@ -121,6 +134,7 @@ def test_list_shows_blocks_and_backbones():
     for name in (*names, "MobileNetV2", "Coordinate Attention", "AW-convolution"):
         assert name in result.output
     assert "Site" not in result.output
+    assert "cifar100-resnet50-ema" in result.output
 
 
 def test_list_shows_the_networks_of_the_papers():
@@ -137,7 +151,7 @@ def test_list_shows_the_networks_of_the_papers():
 def test_help_is_there_for_every_command():
     commands = (
         *("demo", "train", "quantize", "convert", "verify"),
-        *("inspect", "benchmark", "list"),
+        *("inspect", "benchmark", "evaluate", "list"),
     )
     overview = invoke("--help").output
     for command in commands:

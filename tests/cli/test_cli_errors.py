@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from support.command_line import fails, invoke, small_net
 
-from keras_attention import cli_inputs
+from keras_attention import cli_inputs, models
 from keras_attention.data import images
 
 
@@ -27,13 +27,14 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("spec", "message"),
         [
-            ("mnist", 'must be "digits" or "folder:PATH", got \'mnist\''),
+            ("mnist", "tfds:NAME"),
             ("folder:/does/not/exist", "/does/not/exist"),
         ],
     )
     def test_unusable_data(self, tmp_path, trained, spec, message):
         out = tmp_path / "out"
-        assert message in fails("train", "--data", spec, "--out", out)
+        found = fails("train", "--data", spec, "--out", out)
+        assert message in found and spec.partition(":")[2] in found
         model = trained[0] / "model.keras"
         target = tmp_path / "q.keras"
         assert message in fails("quantize", model, "--data", spec, "--out", target)
@@ -54,15 +55,25 @@ class TestErrors:
             *("--out", tmp_path / "q.keras", "--strict"),
         )
 
-    def test_unknown_model_and_attention(self, tmp_path, photos):
-        common = ("train", "--data", f"folder:{photos}", "--out", tmp_path / "out")
-        message = fails(*common, "--model", "VGG")
-        assert "unknown model 'VGG'; known models: EfficientNetB0, Eff" in message
-        assert "unknown attention name 'x'" in fails(*common, "--attention", "x")
-        assert "width must be" in fails(*common, "--width", 0)
-        resnet = (*common, "--model", "resnet18")
-        assert "ResNet18 has no width; received 0.5" in fails(*resnet, "--width", 0.5)
-        assert "ResNet18 has no stem_stride" in fails(*resnet, "--stem-stride", 1)
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (("--model", "VGG"), "unknown model 'VGG'; known models: EfficientNetB0"),
+            (("--attention", "x"), "model.attention must be one of a2, aw, bam, cbam"),
+            (("--width", 0), "width must be"),
+            (("--model", "resnet18", "--width", 0.5), "model.arguments.width is no"),
+            (("--model", "resnet18", "--stem-stride", 1), "arguments.stem_stride is"),
+            (("--recipe", "digit"), "received 'digit': did you mean 'digits'?"),
+            (("--set", "optimizer.rl=1"), "did you mean optimizer.lr?"),
+            (("--set", "optimizer.lr=fast"), "optimizer.lr must be a number > 0"),
+            (("--strategy", "miror"), "did you mean 'mirrored'?"),
+            (("--strategy", "mirrored"), "needs several devices, here is 1 CPU"),
+            (("--batch-size", 5000), "at most the number of training images, 1437"),
+        ],
+    )
+    def test_recipes_that_cannot_be(self, options, message, tmp_path):
+        assert message in fails("train", "--out", tmp_path / "out", *options)
+        assert not (tmp_path / "out").exists()
 
     def test_places_that_cannot_be_written(self, tmp_path, trained, quantized):
         file = self.own(tmp_path / "file")
@@ -219,7 +230,7 @@ class TestErrors:
             raise AttributeError("no 'inputs'\nsecond line")
 
         monkeypatch.setattr(cli_inputs, "builder", broken)
-        message = fails("train", "--out", tmp_path / "out")
+        message = fails("train", "--out", tmp_path / "out", "--model", "x")
         assert "AttributeError: no 'inputs' (--traceback before" in message
         assert "second line" not in message
 
@@ -241,12 +252,17 @@ class TestErrors:
         assert "is quantized to int8 and can't be converted to 'float32'" in message
 
     def test_divergence(self, tmp_path, photos, monkeypatch):
-        monkeypatch.setattr(cli_inputs, "builder", lambda name: small_net)
+        monkeypatch.setattr(models, "MobileNetV2", small_net)
         message = fails(
             *("train", "--data", f"folder:{photos}", "--out", tmp_path / "out"),
-            *("--image-size", 16, "--epochs", 1, "--learning-rate", 1e30),
+            *("--image-size", 16, "--epochs", 2, "--learning-rate", 1e30),
         )
-        assert "loss is not finite" in message
+        # The only step of the epoch is computed with the initial weights.
+        found = "the loss is not finite in the validation after epoch 1: it began with"
+        assert f"{found} the output of the layer attention/" in message
+        assert not (tmp_path / "out" / "model.keras").exists()
+        # What a run that broke off goes on from.
+        self.mine.update((tmp_path / "out").rglob("*"), [tmp_path / "out"])
 
     def test_traceback_on_demand(self, tmp_path):
         arguments = ("train", "--data", "mnist", "--out", tmp_path / "out")

@@ -6,9 +6,21 @@ from typer.testing import CliRunner
 from keras_attention import CoordAttention, cli, image_input
 
 
-def small_net(shape=(16, 16, 3), classes=2, **_):
-    """A net with a block, small enough to be trained and converted in seconds."""
-    inputs = image_input.make_input(shape)
+def small_net(
+    input_shape=(16, 16, 3),
+    classes=2,
+    *,
+    width=1.0,
+    stem_stride=2,
+    attention=None,
+    drop_path=0.0,
+    weights=None,
+):
+    """A net with a block, small enough to be trained and converted in seconds.
+
+    It takes what the builder takes in whose place it is put.
+    """
+    inputs = image_input.make_input(input_shape)
     x = keras.layers.Conv2D(8, 3, strides=2, activation="relu")(inputs)
     x = CoordAttention(name="attention")(x)
     x = keras.layers.GlobalAveragePooling2D()(x)

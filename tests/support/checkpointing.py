@@ -1,0 +1,46 @@
+"""A net with all kinds of state, and what a folder of checkpoints holds."""
+
+import keras
+import numpy as np
+
+IMAGES = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
+CLASSES = np.arange(8) % 3
+
+
+def make_model(units=5, dtype="float32", optimizer=None):
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(units, activation="relu", dtype=dtype),
+            keras.layers.BatchNormalization(dtype=dtype),
+            keras.layers.Dropout(0.5, dtype=dtype),
+            keras.layers.Dense(3, dtype=dtype),
+        ]
+    )
+    model.compile(
+        optimizer or keras.optimizers.AdamW(0.01, use_ema=True),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        run_eagerly=True,  # tracing would take most of the time
+    )
+    return model
+
+
+def train(model, steps=3):
+    for _ in range(steps):
+        model.train_on_batch(IMAGES, CLASSES)
+    return model
+
+
+def state(model):
+    variables = (*model.variables, *model.optimizer.variables)
+    return [variable.numpy() for variable in variables]
+
+
+def assert_same(found, expected):
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def names(checkpoints):
+    return [path.name.split(".")[0] for path in checkpoints.paths]

@@ -1,0 +1,148 @@
+"""Kills a training run with SIGKILL, again and again, and lets it go on."""
+
+import contextlib
+import json
+import os
+import pathlib
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+SCRIPT = pathlib.Path(__file__).with_name("resumable_run.py")
+ROOT = SCRIPT.parents[2]
+
+
+def start(folder, *arguments, errors="stderr.txt", **environment):
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    with open(folder / errors, "w") as stderr:
+        return subprocess.Popen(
+            [sys.executable, str(SCRIPT), str(folder), *arguments],
+            env={**os.environ, "PYTHONPATH": path, **environment},
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        )
+
+
+def kill_at(folder, word, count, delay):
+    """Starts a run and kills it `delay` seconds after it said `word` `count` times.
+
+    Returns the number of steps that it made, and files that it left half written.
+    """
+    steps = 0
+    with start(folder) as process:
+        for line in process.stdout:
+            steps += line.startswith("step")
+            count -= line.startswith(word)
+            if not count:
+                time.sleep(delay)
+                break
+        process.kill()
+    assert process.returncode == -signal.SIGKILL, errors(folder)
+    return steps, list((folder / "checkpoints").glob("*.partial"))
+
+
+def finish(folder):
+    """Lets a run come to its end; returns where it began, and all it left."""
+    process = start(folder)
+    output, _ = process.communicate()
+    assert process.returncode == 0, errors(folder)
+    (begin,) = [line for line in output.splitlines() if line.startswith("begins at")]
+    with np.load(folder / "final.npz") as file:
+        return begin, dict(file)
+
+
+@contextlib.contextmanager
+def two_workers(folder):
+    """Starts a run on two hosts, which are this one."""
+    addresses = [f"127.0.0.1:{port}" for port in _free_ports(2)]
+    cluster = {"worker": addresses}
+    with contextlib.ExitStack() as stack:
+        yield [
+            stack.enter_context(
+                start(
+                    folder,
+                    "multi_worker",
+                    errors=f"stderr{index}.txt",
+                    TF_CONFIG=json.dumps(
+                        {"cluster": cluster, "task": {"type": "worker", "index": index}}
+                    ),
+                )
+            )
+            for index in range(2)
+        ]
+
+
+def _free_ports(number):
+    sockets = [socket.socket() for _ in range(number)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def kill_worker(folder, index, steps):
+    """Kills one of two workers in front of a step; the other one fails by itself."""
+    with two_workers(folder) as workers:
+        for line in workers[index].stdout:
+            steps -= line.startswith("step")
+            if not steps:
+                break
+        workers[index].kill()
+        other = workers[1 - index]
+        other.communicate(timeout=120)
+    assert workers[index].returncode == -signal.SIGKILL
+    assert other.returncode not in (0, None)
+
+
+def finish_workers(folder):
+    """Lets two workers come to their end; returns what `finish` does, of both."""
+    with two_workers(folder) as workers:
+        outputs = [worker.communicate(timeout=300)[0] for worker in workers]
+    for index, worker in enumerate(workers):
+        found = (folder / f"stderr{index}.txt").read_text()
+        assert worker.returncode == 0, found
+    begins = [
+        line
+        for output in outputs
+        for line in output.splitlines()
+        if line.startswith("begins at")
+    ]
+    with np.load(folder / "final.npz") as file:
+        return begins, dict(file)
+
+
+def errors(folder):
+    return (folder / "stderr.txt").read_text()
+
+
+def moments(number, seed):
+    """Random moments (word, count, delay): every third while a file is written.
+
+    One stretch of training after the other is shorter than what is left of the run.
+    """
+    draw = random.Random(seed)
+    for index in range(number):
+        if index % 3 == 1:
+            yield "writing", draw.randint(2, 4), draw.uniform(0, 0.05)
+        else:
+            yield "step", draw.randint(1, 14), draw.uniform(0, 0.03)
+
+
+def assert_equal_runs(found, expected, log_tolerance=0.0):
+    """All variables to the last bit, the logs to a relative tolerance."""
+    assert found.keys() == expected.keys()
+    assert {"loss", "val_accuracy", "variable 0"} <= found.keys()
+    for name, values in expected.items():
+        if name.startswith("variable") or not log_tolerance:
+            np.testing.assert_array_equal(found[name], values, err_msg=name)
+        else:
+            np.testing.assert_allclose(found[name], values, log_tolerance)
