@@ -1,6 +1,6 @@
 """ImageNet on many GPUs, on paper: storage, decoding, links, where it stops scaling.
 
-    python benchmarks/scaling.py [--write docs/scaling.md] [--per-core 1195]
+    python benchmarks/scaling.py [--write docs/scaling.md] [--per-core 960]
 
 Nothing is measured here. Every figure follows from the inputs at the head of this file,
 each with its source, by the formulas below. All-reduce times are lower bounds: peak
@@ -18,7 +18,7 @@ from formulas import FORMULAS
 IMAGES = 1_281_167  # ILSVRC 2012, training part
 JPEG_BYTES = 110e3  # their mean size
 # Decoded, cropped and flipped per second and core; `input_pipeline` measures it.
-PER_CORE = 1195
+PER_CORE = 960
 GRADIENT_BYTES = 4  # float32, also under mixed precision: the variables are float32
 BACKWARD = 2 / 3  # of a step: two convolutions' worth of work to the forward's one
 # Goyal et al. 2017 (arXiv 1706.02677): the largest batch without a loss of accuracy.

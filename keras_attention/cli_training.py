@@ -80,7 +80,7 @@ def train(
         bool,
         typer.Option(
             "--resume/--restart",
-            help="Go on from OUT/checkpoints, or remove them.",
+            help="Go on from OUT/checkpoints, or remove them and OUT's models.",
         ),
     ] = True,
     checkpoint_steps: Annotated[

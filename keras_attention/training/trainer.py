@@ -87,6 +87,7 @@ class _Phase:
         answer: Replaces a dataset's labels by targets, (batch, classes).
         smoothing: Share of the target that is spread over all classes.
         outdated: Folder of checkpoints and files that are wrong behind a new start.
+        rehearse: Tries, before a new start, what comes after the training.
     """
 
     folder: pathlib.Path
@@ -96,6 +97,7 @@ class _Phase:
     answer: Callable[[Any], Any]
     smoothing: float = 0.0
     outdated: tuple[pathlib.Path, ...] = ()
+    rehearse: Callable[[keras.Model], None] = lambda network: None
 
 
 def train(
@@ -198,6 +200,7 @@ class _Run:
                 self.out / MODEL,
                 self.out / QUANTIZED,
             ),
+            self._rehearse,
         )
 
     def quantized_phase(self, network: keras.Model) -> _Phase:
@@ -209,12 +212,7 @@ class _Run:
 
         def make():
             # The ranges settle in the first half, the weights follow in the second.
-            quantized = mobile.quantize(
-                network,
-                self.images.calibration,
-                scheme=section.scheme,
-                freeze_after=max(1, steps // 2),
-            )
+            quantized = self._quantize(network, self.images.calibration, steps // 2)
             rate = keras.optimizers.schedules.CosineDecay(section.lr, steps)
             return quantized, keras.optimizers.AdamW(rate, weight_decay=0.0)
 
@@ -225,6 +223,21 @@ class _Run:
             make,
             lambda dataset: mobile.soft_targets(network, dataset),
         )
+
+    def _quantize(self, network, calibration, freeze_after=1):
+        from keras_attention import mobile
+
+        return mobile.quantize(
+            network,
+            calibration,
+            scheme=self.recipe.quantize.scheme,
+            freeze_after=max(1, freeze_after),
+        )
+
+    def _rehearse(self, network):
+        """What can't be quantized is refused before it is trained."""
+        if self.recipe.quantize.epochs:
+            self._quantize(network, self.images.calibration.take(1))
 
     def fit(self, phase: _Phase):
         """Returns the network, its history, and where it was resumed, if it was."""
@@ -239,6 +252,8 @@ class _Run:
             # What a checkpoint's values go to.
             model.optimizer.build(model.trainable_variables)
         checkpoints = Checkpoints(phase.folder, write=engine.is_chief)
+        if not (self.resume and checkpoints.paths):
+            phase.rehearse(network)
         position = self._restore(phase, checkpoints, model)
         self._begin()
         history = resuming.fit(
@@ -250,7 +265,7 @@ class _Run:
             epochs=phase.epochs,
             steps_per_epoch=images.steps_per_epoch,
             start=position,
-            recipe=self.recipe.to_dict(),
+            recipe=self._identity(),
             every_steps=self.every_steps,
             validation_data=engine.evaluation(self._one_hot(images.test)),
             batches=lambda at: phase.answer(images.epochs(at.epoch, at.step)),
@@ -305,7 +320,9 @@ class _Run:
                     path.unlink(missing_ok=True)
             return None
         try:
-            position = checkpoints.restore(model, self.recipe.to_dict())
+            position = checkpoints.restore(
+                model, self._identity(), may_differ=["cache"]
+            )
         except ValueError as error:
             raise ValueError(
                 f"{error}. To start anew: resume=False (--restart)"
@@ -317,6 +334,10 @@ class _Run:
                 "one folder that all of them share"
             )
         return position
+
+    def _identity(self):
+        """What must be the same when a run goes on."""
+        return self.recipe.to_dict() | {"training images": self.images.train_size}
 
     def _begin(self):
         """Writes what is known before the training."""

@@ -1,5 +1,6 @@
 """A whole run: what it leaves, what it learns, how it goes on, what it refuses."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from support.command_line import fails, small_net
 
-from keras_attention import data, models, training
+from keras_attention import data, mobile, models, training
 from keras_attention.training import ema, logs
 from keras_attention.training.checkpoints import Position
 
@@ -127,7 +128,7 @@ def test_a_run_that_was_broken_off_ends_as_the_other(run, every_steps, tmp_path)
     assert again.evaluation.top1 == run.evaluation.top1
 
 
-def test_another_recipe_needs_another_folder(tmp_path):
+def test_another_recipe_needs_another_folder(tmp_path, monkeypatch):
     short = ["epochs=1", "quantize.epochs=0", "schedule.warmup_epochs=0"]
     training.train(recipe(*short), tmp_path)
     other = recipe(*short, "optimizer.lr=0.01")
@@ -135,6 +136,20 @@ def test_another_recipe_needs_another_folder(tmp_path):
     with pytest.raises(ValueError, match=message):
         training.train(other, tmp_path)
     assert training.Recipe.load(tmp_path / "recipe.yaml") == recipe(*short)
+    # What changes nothing but time and memory may be another.
+    assert training.train(recipe(*short, "cache=true"), tmp_path).resumed == Position(1)
+    with monkeypatch.context() as patch:
+        load = data.load
+        patch.setattr(
+            data,
+            "load",
+            lambda *spec, **how: dataclasses.replace(
+                load(*spec, **how), train_size=1436
+            ),
+        )
+        message = "training images was 1437 and is 1436"
+        with pytest.raises(ValueError, match=message):
+            training.train(recipe(*short), tmp_path)
     report = training.train(other, tmp_path, resume=False)
     assert report.resumed is None and report.quantized is None
     assert training.Recipe.load(tmp_path / "recipe.yaml") == other
@@ -217,6 +232,19 @@ def test_a_full_disk_stops_with_the_last_checkpoint(tmp_path, monkeypatch):
     # What is there is whole.
     resumed = training.train(recipe("quantize.epochs=0"), tmp_path)
     assert resumed.resumed == Position(1)
+
+
+def test_what_cannot_be_quantized_is_refused_before_it_is_trained(
+    tmp_path, monkeypatch
+):
+    def refuse(network, calibration, **_):
+        assert len(calibration) == 1
+        raise ValueError(f"{network.name} can't be quantized")
+
+    monkeypatch.setattr(mobile, "quantize", refuse)
+    with pytest.raises(ValueError, match="small_net can't be quantized"):
+        training.train(recipe(), tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_recipes_by_name_and_what_is_refused(tmp_path):
