@@ -7,6 +7,7 @@ import time
 
 os.environ["KERAS_BACKEND"] = "jax"
 
+import _weights
 import _workers
 import jax
 import keras
@@ -60,8 +61,7 @@ def network(name, builder, size, batch, attention):
         trainable, slots = optimizer.stateless_apply(slots, found, trainable)
         return (trainable, others, slots), value
 
-    kinds = model.trainable_variables, model.non_trainable_variables
-    state = [[v.value for v in kind] for kind in (*kinds, optimizer.variables)]
+    state = [*_values(model), [v.value for v in optimizer.variables]]
     rng = np.random.default_rng(0)
     x = jax.device_put(rng.uniform(-1, 1, (batch, size, size, 3)).astype("float32"))
     y = jax.device_put(rng.integers(0, CLASSES, batch).astype("int32"))
@@ -107,7 +107,7 @@ def block(name, kind, shape, batch):
 
 
 def _layer(kind, shape, policy):
-    """Returns a built layer with random weights: initial ones gate nothing."""
+    """Returns a built layer with random weights."""
     channels = shape[-1]
     if kind == "conv":
         layer = keras.layers.Conv2D(
@@ -117,16 +117,7 @@ def _layer(kind, shape, policy):
         arguments = FORMULAS[kind].arguments(channels)
         layer = keras_attention.get(kind, **arguments, dtype=policy)
     layer.build((None, *shape))
-    rng = np.random.default_rng(0)
-    for variable in layer.weights:
-        size = tuple(variable.shape)
-        if len(size) > 1:
-            value = rng.normal(0, 1.5 / np.sqrt(np.prod(size[:-1])), size)
-        elif variable.name in ("gamma", "moving_variance"):
-            value = rng.uniform(0.5, 1.5, size)
-        else:
-            value = rng.normal(0, 0.3, size)
-        variable.assign(value)
+    _weights.randomize(layer.weights)
     return layer
 
 

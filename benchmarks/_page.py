@@ -1,4 +1,4 @@
-"""Puts what a benchmark prints into a page."""
+"""Puts what a benchmark prints into a page; tables for it."""
 
 import pathlib
 
@@ -22,3 +22,13 @@ def put(page, mark, lines):
         raise ValueError(f"{page} has no marks {begin.strip()} and {end.strip()}")
     text = "\n".join(lines)
     page.write_text(f"{head}{begin}\n{text}\n\n{end}{tail}")
+
+
+def row(cells):
+    """Returns a line of a table."""
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def table(head, rows):
+    """Returns the lines of a table."""
+    return [row(head), "|---" * len(head) + "|", *map(row, rows)]

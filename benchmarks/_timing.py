@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 
+import _turns
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
@@ -78,17 +79,22 @@ def _measure(paths, seed, rounds, runs):
     interpreters = [None] * count
     for index in random.Random(seed).sample(range(count), count):
         interpreters[index] = load(paths[index])
-    fastest = [np.inf] * count
-    for turn in range(rounds):
-        for offset in range(count):
-            index = (turn + offset) % count
-            invoke = interpreters[index].invoke
+
+    def task(invoke):
+        def fastest():
             invoke()
+            seconds = []
             for _ in range(runs):
                 begin = time.process_time()
                 invoke()
-                fastest[index] = min(fastest[index], time.process_time() - begin)
-    return [1e3 * seconds for seconds in fastest]
+                seconds.append(time.process_time() - begin)
+            return min(seconds)
+
+        return fastest
+
+    tasks = {i: task(found.invoke) for i, found in enumerate(interpreters)}
+    times = _turns.take_turns(tasks, rounds)
+    return [1e3 * min(found) for found in times.values()]
 
 
 @dataclasses.dataclass(frozen=True)

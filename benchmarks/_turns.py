@@ -44,9 +44,3 @@ def spread(values):
 def ratio(times, base):
     """Returns the spread of the ratios of times of the same turns."""
     return spread([time / other for time, other in zip(times, base, strict=True)])
-
-
-def table(head, rows):
-    """Returns the lines of a table."""
-    lines = [f"| {' | '.join(map(str, row))} |" for row in (head, *rows)]
-    return [lines[0], "|---" * len(head) + "|", *lines[1:]]

@@ -18,6 +18,7 @@ import time
 import _page
 import _tfmot
 import _timing
+import _turns
 import keras
 import numpy as np
 import tensorflow as tf
@@ -106,11 +107,10 @@ def accuracies(judge, subsets):
         subsets: what `compare` returned, for each subset.
     """
     means = {name: sum(r[name] for r in subsets) / len(subsets) for name in subsets[0]}
-    lines = [f"| {' | '.join(HEADINGS)} |", "|---" * len(HEADINGS) + "|"]
-    lines.append(row("", "float", judge.of_float()))
+    rows = [cells("", "float", judge.of_float())]
     for subset, results in [*enumerate(subsets), ("mean", means)]:
-        lines += [row(subset, name, numbers) for name, numbers in results.items()]
-    lines.append("")
+        rows += [cells(subset, name, numbers) for name, numbers in results.items()]
+    lines = [*_page.table(HEADINGS, rows), ""]
     for name in THEIRS:
         above = [100 * (r[OURS] - r[name])[[0, 3]] for r in [*subsets, means]]
         texts = []
@@ -123,40 +123,42 @@ def accuracies(judge, subsets):
     return lines
 
 
-def row(subset, name, numbers):
-    """Returns a line of the table of accuracies."""
-    cells = [str(subset), name]
+def cells(subset, name, numbers):
+    """Returns a row of the table of accuracies."""
+    texts = [subset, name]
     for accuracy, broken, repaired in (numbers[:3], numbers[3:6]):
-        cells += [f"{accuracy:.1%}", f"{broken:.0f}, {repaired:.0f}"]
-    return f"| {' | '.join(cells)} | {numbers[6]:.1%} |"
+        texts += [f"{accuracy:.1%}", f"{broken:.0f}, {repaired:.0f}"]
+    return [*texts, f"{numbers[6]:.1%}"]
 
 
 def step_times(networks, batch, turns):
     """Measures training steps in turns: what `fit` calls for each batch.
 
     Args:
-        networks: compiled models of Keras 3 or tf_keras.
+        networks: {name: compiled model of Keras 3 or tf_keras}.
         batch: images and their probabilities.
         turns: number of steps of each.
 
     Returns:
-        float64 array (turns, networks): seconds.
+        {name: float64 array (turns,)}: seconds.
     """
-    batches = tf.data.Dataset.from_tensors(batch).repeat()
-    steps = []
-    for network in networks:
+    dataset = tf.data.Dataset.from_tensors(batch).repeat()
+
+    def task(network):
         # Functions are traced here, before anything is measured.
-        network.fit(batches, steps_per_epoch=3, shuffle=False, verbose=0)
-        steps.append((network.train_function, iter(batches)))
-    seconds = np.empty((turns, len(steps)))
-    for turn in range(turns):
-        for offset in range(len(steps)):
-            index = (turn + offset) % len(steps)
-            step, batches = steps[index]
+        network.fit(dataset, steps_per_epoch=3, shuffle=False, verbose=0)
+        step, batches = network.train_function, iter(dataset)
+
+        def measure():
             start = time.perf_counter()
             float(step(batches)["loss"])
-            seconds[turn, index] = time.perf_counter() - start
-    return seconds
+            return time.perf_counter() - start
+
+        return measure
+
+    tasks = {name: task(network) for name, network in networks.items()}
+    times = _turns.take_turns(tasks, turns)
+    return {name: np.array(seconds) for name, seconds in times.items()}
 
 
 def steps_table(model, other, photos, arguments):
@@ -165,19 +167,19 @@ def steps_table(model, other, photos, arguments):
     batch = next(iter(mobile.soft_targets(model, photos.epoch(0).take(1))))
     ours, frozen = mobile.quantize(model, calibration), _tfmot.quantize(other)
     _tfmot.freeze_normalizations(frozen)
-    networks = [ours, frozen, _tfmot.quantize(other), model, other]
-    for network, api in zip(networks, STEPS.values(), strict=True):
-        compile_as(api, network, arguments.learning_rate, arguments.turns)
-    seconds = step_times(networks, batch, arguments.turns)
+    made = [ours, frozen, _tfmot.quantize(other), model, other]
+    networks = dict(zip(STEPS, made, strict=True))
+    for name, network in networks.items():
+        compile_as(STEPS[name], network, arguments.learning_rate, arguments.turns)
+    times = step_times(networks, batch, arguments.turns)
     compared = list(STEPS)[1:3]
     headings = ["step", "median (s)", "5 % to 95 %", *(f"of {x}" for x in compared)]
-    lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
-    for name, column in zip(STEPS, seconds.T, strict=True):
-        low, median, high = np.quantile(column, [0.05, 0.5, 0.95])
-        cells = [name, f"{median:.3f}", f"{low:.3f} to {high:.3f}"]
-        cells += [str(_timing.estimate(column / seconds[:, i])) for i in (1, 2)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+    rows = []
+    for name, seconds in times.items():
+        low, median, high = np.quantile(seconds, [0.05, 0.5, 0.95])
+        ratios = [_timing.estimate(seconds / times[other]) for other in compared]
+        rows.append([name, f"{median:.3f}", f"{low:.3f} to {high:.3f}", *ratios])
+    return _page.table(headings, rows)
 
 
 def main():
@@ -203,7 +205,8 @@ def main():
         subsets.append(compare(model, other, judge, photos, arguments))
         minutes = (time.monotonic() - started) / 60
         for name, numbers in subsets[-1].items():
-            print(f"{minutes:.1f} min {row(seed, name, numbers)}", flush=True)
+            line = _page.row(cells(seed, name, numbers))
+            print(f"{minutes:.1f} min {line}", flush=True)
     lines = [
         f"{size} pixels, {arguments.calibration} photos for the ranges, "
         f"{arguments.epochs} x {photos.train_size} photos for training in batches of "

@@ -20,11 +20,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import _counting
 import _page
 import _timing
+import _weights
 import keras
 import numpy as np
 import ports
 import tensorflow as tf
-from coord_attention_overhead import processor
+from _machine import processor
 from formulas import FORMULAS
 
 import keras_attention
@@ -76,19 +77,10 @@ def make(name, channels, **arguments):
 
 
 def live(layer, shape, seed=0):
-    """Builds a block and gives it random weights: initial ones gate nothing."""
+    """Builds a block and gives it random weights."""
     layer.build((None, *shape))
-    rng = np.random.default_rng(seed)
-    for parameter in torch_parameters(layer).values():
-        variable = parameter.variable
-        size = tuple(variable.shape)
-        if len(size) > 1:
-            value = rng.normal(0, 1.5 / np.sqrt(np.prod(size[:-1])), size)
-        elif variable.name in ("gamma", "moving_variance"):
-            value = rng.uniform(0.5, 1.5, size)
-        else:
-            value = rng.normal(0, 0.3, size)
-        variable.assign(value)
+    parameters = torch_parameters(layer).values()
+    _weights.randomize([parameter.variable for parameter in parameters], seed)
     return layer
 
 

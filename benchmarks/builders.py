@@ -11,7 +11,7 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import _page
-from presets import million, table
+from presets import million
 
 from keras_attention import models
 from keras_attention.models import efficientnet, resnet, resnet_3d
@@ -69,8 +69,11 @@ def row(name):
 
 def builder_lines():
     """Returns the table; builds every network."""
-    head = ("builder", "size", "parameters", "multiply-adds (M)")
-    return table((*head, "published top-1 (%)", "source"), *map(row, BUILDERS))
+    head = (
+        *("builder", "size", "parameters", "multiply-adds (M)"),
+        *("published top-1 (%)", "source"),
+    )
+    return _page.table(head, map(row, BUILDERS))
 
 
 def main():

@@ -19,7 +19,6 @@ to the port's in the same process; it depends on the processor.
 import argparse
 import os
 import pathlib
-import platform
 import tempfile
 import time
 
@@ -28,6 +27,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import _timing
 import keras
 import numpy as np
+from _machine import processor
 from keras import ops
 
 from keras_attention import CoordAttention, mobile, models, stock
@@ -281,14 +281,6 @@ def measure(reports, processes, rounds, runs):
 
 def counts(operators):
     return ", ".join(f"{n} {kind}" for kind, n in sorted(operators.items()))
-
-
-def processor():
-    """Returns the processor's name where Linux tells it."""
-    info = pathlib.Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def main():

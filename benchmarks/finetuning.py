@@ -73,11 +73,11 @@ def run(block, photos, arguments, seed, folder):
 
 def table(results):
     """Returns the lines of a table: mean and spread of accuracies in percent."""
-    lines = ["| block | " + " | ".join(HEADINGS) + " |", "|---" * 5 + "|"]
-    for name, runs in results.items():
-        cells = [_cell(column) for column in zip(*runs, strict=True)]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return lines
+    rows = [
+        (name, *(_cell(column) for column in zip(*runs, strict=True)))
+        for name, runs in results.items()
+    ]
+    return _page.table(("block", *HEADINGS), rows)
 
 
 def _cell(fractions):

@@ -20,9 +20,11 @@ import concurrent.futures
 import dataclasses
 import json
 import math
+import os
 import pathlib
 import tempfile
 
+import _machine
 import _page
 import _turns
 import _workers
@@ -223,7 +225,7 @@ def _network_lines(measured, setup):
     rows = []
     for batch, values in measured.items():
         for name, times in values["seconds"].items():
-            step = _turns.spread([1e3 * seconds for seconds in times])
+            step = _milliseconds(times)
             overhead = _turns.ratio(times, values["seconds"]["none"])
             rows.append(
                 (
@@ -234,7 +236,7 @@ def _network_lines(measured, setup):
             )
     size = setup["size"]
     title = f"### {setup['builder']}, CIFAR stem, {size}x{size}, one step of training"
-    return [title, "", *_turns.table(head, rows)]
+    return [title, "", *_page.table(head, rows)]
 
 
 def _block_lines(measured):
@@ -249,12 +251,11 @@ def _block_lines(measured):
             failures.append(f"- `{kind}`, {shape}: {values['error']}")
             continue
         times = values["seconds"]
-        own, other = (
-            _turns.spread([1e3 * seconds for seconds in times[half]])
-            for half in ("jax", "torch")
-        )
+        own, other = (_milliseconds(times[half]) for half in ("jax", "torch"))
         conv = measured.get(f"conv {shape} {batch}", {}).get("seconds")
-        to_conv = f"{own.median / 1e3 / _median(conv['jax']):.2f}" if conv else "-"
+        to_conv = (
+            f"{own.median / _milliseconds(conv['jax']).median:.2f}" if conv else "-"
+        )
         compared = _turns.ratio(times["jax"], times["torch"])
         rows.append(
             (
@@ -263,20 +264,17 @@ def _block_lines(measured):
             )
         )
     lines = ["### Blocks, forward and backward in training", ""]
-    lines += _turns.table(head, rows)
+    lines += _page.table(head, rows)
     return [*lines, "", "Not measured:", "", *failures] if failures else lines
 
 
-def _median(times):
-    return _turns.spread(times).median
+def _milliseconds(times):
+    return _turns.spread([1e3 * seconds for seconds in times])
 
 
 def processor():
-    """Returns the processor's name where Linux tells it."""
-    info = pathlib.Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
-    return f"{names[0]}, {len(names)} cores" if names else "a processor without a name"
+    """Returns the name of the processor and how many cores there are."""
+    return f"{_machine.processor()}, {os.cpu_count()} cores"
 
 
 def setup_of(jax, torch, scale):

@@ -50,21 +50,14 @@ def million(number):
     return f"{number / 1e6:,.1f}"
 
 
-def table(*rows):
-    """Returns the lines of a table; the first row is its head."""
-    head, *body = [f"| {' | '.join(map(str, row))} |" for row in rows]
-    return [head, "|---" * len(rows[0]) + "|", *body]
-
-
 def preset_lines():
     """Returns the table of presets and their notes."""
-    rows = [
-        (
-            *("preset", "network", "arXiv", "builder", "parameters", "published (M)"),
-            *("multiply-adds (M)", "published", "top-1 / top-5 (%)", "on", "source"),
-            "certainty",
-        )
-    ]
+    head = (
+        *("preset", "network", "arXiv", "builder", "parameters", "published (M)"),
+        *("multiply-adds (M)", "published", "top-1 / top-5 (%)", "on", "source"),
+        "certainty",
+    )
+    rows = []
     for name, preset in models.presets().items():
         own = f"`{name}`", preset.title, preset.paper, preset.builder
         parameters, adds = f"{preset.parameters:,}", million(preset.multiply_adds)
@@ -93,19 +86,20 @@ def preset_lines():
         if preset.note:
             noted.setdefault(preset.note, []).append(f"`{name}`")
     notes = [f"- {', '.join(names)}: {note}" for note, names in noted.items()]
-    return [*table(*rows), "", *notes]
+    return [*_page.table(head, rows), "", *notes]
 
 
 def backbone_lines():
     """Returns the table of multiply-adds beside published ones; builds networks."""
-    rows = [("network", "multiply-adds (M)", "published", "difference")]
+    head = ("network", "multiply-adds (M)", "published", "difference")
+    rows = []
     for builder, arguments, published, reason in BACKBONES:
         model = getattr(models, builder)(**arguments)
         count = models.count_multiply_adds(model).total
         given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
         network = f"`{builder}({given})`"
         rows.append((network, million(count), f"{published:,}", reason))
-    return table(*rows)
+    return _page.table(head, rows)
 
 
 def count():

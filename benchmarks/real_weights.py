@@ -69,8 +69,7 @@ def main():
     rows = [["", "float", f"{judge.of_float()[0]:.1%}", "", "", "", ""]]
     for seed in range(arguments.subsets):
         rows += run(model, judge, arguments, seed)
-    lines = [f"| {' | '.join(cells)} |" for cells in (HEADINGS, *rows)]
-    lines.insert(1, "|---" * len(HEADINGS) + "|")
+    lines = _page.table(HEADINGS, rows)
     print("\n".join(lines))
     if arguments.write:
         _page.put(arguments.write, "real weights", lines)

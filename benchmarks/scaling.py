@@ -12,7 +12,6 @@ import dataclasses
 import math
 
 import _page
-import _turns
 from formulas import FORMULAS
 
 IMAGES = 1_281_167  # ILSVRC 2012, training part
@@ -164,7 +163,7 @@ def demand_lines(per_core):
                     f"{IMAGES / wanted:.0f}",
                 )
             )
-    return _turns.table(head, rows)
+    return _page.table(head, rows)
 
 
 def link_lines():
@@ -193,7 +192,7 @@ def link_lines():
                         smallest_batch(network, gpus, rate),
                     )
                 )
-    return _turns.table(head, rows)
+    return _page.table(head, rows)
 
 
 def main():

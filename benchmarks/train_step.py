@@ -177,7 +177,7 @@ def measured_lines(recipe, times):
                 *(["-"] * 3 if name == "keras" else shown),
             )
         )
-    return _turns.table(head, rows), ratio("ours", "step", "processor")
+    return _page.table(head, rows), ratio("ours", "step", "processor")
 
 
 def main():

@@ -293,14 +293,9 @@ def _sidecar(path: pathlib.Path) -> dict[str, Any] | None:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     # A twin's stands beside the file whose twin it is.
     for name in (path.name, path.name.replace("_uint8.tflite", ".tflite")):
-        beside = sidecar.path_of(path.with_name(name))
-        try:
-            content = json.loads(beside.read_bytes())
-        except (FileNotFoundError, ValueError):
-            continue
-        if isinstance(content, dict) and content.get("format") == sidecar.FORMAT:
-            if digest in {file["sha256"] for file in content["files"]}:
-                return content
+        content = sidecar.read(sidecar.path_of(path.with_name(name)))
+        if content and digest in {file["sha256"] for file in content["files"]}:
+            return content
     return None
 
 

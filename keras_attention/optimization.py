@@ -9,6 +9,26 @@ import keras
 from keras import ops
 
 
+def cosine(
+    rate: float, steps: int, warmup: int = 0, final: float = 0.0
+) -> keras.optimizers.schedules.CosineDecay:
+    """A linear rise from zero, then a cosine.
+
+    Args:
+        rate: The highest rate, behind the rise.
+        steps: Length of both together, at least one more than `warmup`.
+        warmup: Steps of the rise.
+        final: The rate at the end, as a share of the highest one.
+    """
+    return keras.optimizers.schedules.CosineDecay(
+        0.0 if warmup else rate,
+        decay_steps=steps - warmup,
+        alpha=final,
+        warmup_target=rate if warmup else None,
+        warmup_steps=warmup,
+    )
+
+
 def decays(variable: keras.Variable) -> bool:
     """Whether weight decay concerns a trainable variable: whether it is a kernel.
 

@@ -4,7 +4,7 @@ The names are imported on first use: `keras_attention.data.augmentation`, which 
 are made of, needs no TensorFlow.
 """
 
-import importlib
+from keras_attention import lazy
 
 # Name -> the module that defines it.
 _NAMES = {
@@ -23,14 +23,4 @@ _NAMES = {
     "write_tfrecords": "tfrecord",
 }
 
-__all__ = sorted(_NAMES)
-
-
-def __getattr__(name):
-    if name in _NAMES:
-        return getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__():
-    return sorted({*globals(), *_NAMES})
+__getattr__, __dir__, __all__ = lazy.names(__name__, _NAMES)

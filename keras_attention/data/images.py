@@ -1,7 +1,8 @@
 """Reading a photo: any file that Pillow opens becomes upright RGB bytes.
 
-This is the one way from a file to pixels here: training, evaluation, calibration and
-the examples all use it, so a model is judged on the bytes that a phone would hand it.
+This is the one way from a file to the pixels that a model is judged on: evaluation,
+calibration and the examples all use it, so these are the bytes that a phone would hand
+it. Random crops for training may be decoded otherwise, see `encoded`.
 """
 
 import os

@@ -12,8 +12,8 @@ from keras_attention.data import cache as caching
 from keras_attention.data import images, mixing, photometric
 from keras_attention.data.augmentation import Augmentation
 from keras_attention.data.digits import open_digits
-from keras_attention.data.folder import SkippedFile, open_folder
-from keras_attention.data.source import Part, Source
+from keras_attention.data.folder import open_folder
+from keras_attention.data.source import Part, SkippedFile, Source
 from keras_attention.data.tfds import open_tfds
 from keras_attention.data.tfrecord import open_tfrecords
 from keras_attention.image_input import BYTE_RANGE

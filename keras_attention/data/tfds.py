@@ -149,7 +149,7 @@ def _answers(url: str) -> bool:
         try:
             urllib.request.urlopen(request, timeout=_PATIENCE).close()
         except urllib.error.HTTPError:
-            answered.set()
+            pass  # An answer, too.
         except OSError:
             return
         answered.set()

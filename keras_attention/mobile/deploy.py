@@ -1,12 +1,11 @@
 """From the model that was trained to the flat model that phones run well."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import keras
 
+from keras_attention import dtypes, image_input
 from keras_attention import graph as graphs
-from keras_attention import image_input
 from keras_attention.mobile import equivalents, fake_quant, folding
 from keras_attention.mobile.flattening import Flattener
 
@@ -45,7 +44,8 @@ def deploy(
     shapes = _static_shapes(model, input_shape)
     tensors = [graphs.Tensor(shape, "float32") for shape in shapes]
     flattener = Flattener()
-    with _float32_by_default():
+    # Sub-layers that a composite layer makes take the global policy.
+    with dtypes.policy("float32"):
         outputs = flattener.model(model, tensors)
         sequential = isinstance(model, keras.Sequential)
         structure = model.inputs[0] if sequential else model.input
@@ -113,14 +113,3 @@ def _static_shapes(model, input_shape):
                 "mobile.deploy and quantize what it returns."
             )
     return [(None, *shape[1:]) for shape in shapes]
-
-
-@contextlib.contextmanager
-def _float32_by_default() -> Iterator[None]:
-    """Sub-layers that a composite layer makes take the global dtype policy."""
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32")
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(policy)

@@ -117,7 +117,7 @@ def require_own(target: pathlib.Path) -> None:
         OSError: it is another file, which would be lost, or can't be written.
     """
     path = files.require_writable(path_of(target))
-    if path.exists() and _read(path) is None:
+    if path.exists() and read(path) is None:
         raise FileExistsError(
             f"cannot write {path}: there is such a file already, and mobile.convert "
             "did not write it. Move it, or choose another name for the .tflite file."
@@ -130,7 +130,7 @@ def stale_twin(target: pathlib.Path) -> pathlib.Path | None:
     A twin that the .json does not vouch for, by its digest, is somebody's own: it
     stays, with a warning.
     """
-    twin, content = twin_of(target), _read(path_of(target))
+    twin, content = twin_of(target), read(path_of(target))
     if not twin.exists():
         return None
     known = {file["name"]: file["sha256"] for file in (content or {}).get("files", ())}
@@ -143,7 +143,7 @@ def stale_twin(target: pathlib.Path) -> pathlib.Path | None:
     return None
 
 
-def _read(path: pathlib.Path) -> dict[str, Any] | None:
+def read(path: pathlib.Path) -> dict[str, Any] | None:
     """Returns what `describe` wrote; None if there is nothing, or something else."""
     try:
         content = json.loads(path.read_bytes())

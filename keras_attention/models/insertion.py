@@ -1,6 +1,5 @@
 """Puts attention blocks into any functional Keras model."""
 
-import contextlib
 import dataclasses
 import re
 from collections.abc import Callable
@@ -8,8 +7,8 @@ from collections.abc import Callable
 import keras
 from keras import tree
 
+from keras_attention import dtypes, registry
 from keras_attention import graph as graphs
-from keras_attention import registry
 from keras_attention.models import _replacing, placement, sites
 from keras_attention.models import warm_start as warming
 from keras_attention.models._attention import REPLACE, Site, make_layer, resolve
@@ -187,7 +186,7 @@ class _Inserter:
                 raise place.refuse(f"the channels of {tuple(x.shape)} are not static")
             site = Site(name, shape=tuple(x.shape), conv=conv, **place.where)
             try:
-                with _dtype_policy(place.layer.dtype_policy):
+                with _policy_of_new_layers(place.layer.dtype_policy):
                     block = make_layer(self._make, site)
             except ValueError as error:
                 raise place.refuse(str(error)) from error
@@ -249,17 +248,11 @@ def _take_over(original, copy, frozen):
         copy.trainable = False
 
 
-@contextlib.contextmanager
-def _dtype_policy(policy):
-    """Layers take the global policy, also those that a user's function makes."""
+def _policy_of_new_layers(policy):
+    """The policy that the layers had before `quantize`, also in a user's functions."""
     if isinstance(policy, keras.dtype_policies.QuantizedDTypePolicy):
-        policy = policy.name.rpartition("_from_")[2]  # the one before `quantize`
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
+        policy = policy.name.rpartition("_from_")[2]
+    return dtypes.policy(policy)
 
 
 def _places(model, block, at):

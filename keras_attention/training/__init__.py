@@ -3,7 +3,7 @@
 The names are imported on first use: recipes and evaluation need no TensorFlow.
 """
 
-import importlib
+from keras_attention import lazy
 
 # Name -> the module that defines it.
 _NAMES = {
@@ -19,14 +19,4 @@ _NAMES = {
     "train": "trainer",
 }
 
-__all__ = sorted(_NAMES)  # noqa: PLE0605
-
-
-def __getattr__(name):
-    if name in _NAMES:
-        return getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__():
-    return sorted({*globals(), *_NAMES})
+__getattr__, __dir__, __all__ = lazy.names(__name__, _NAMES)

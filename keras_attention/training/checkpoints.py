@@ -14,13 +14,14 @@ import os
 import pathlib
 import re
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_attention.training import checkpoint_files, checkpoint_state
+from keras_attention.training.recipe_rules import flat
 
 _FILE_NAME = re.compile(r"epoch(\d+)-step(\d+)" + re.escape(checkpoint_files.SUFFIX))
 _GONE = "nothing"
@@ -283,7 +284,10 @@ def _comparable(value: float | None) -> float | None:
 
 
 def _require_same_recipe(saved, recipe, may_differ, path) -> None:
-    then, now = (dict(_flat(_plain(value))) for value in (saved, recipe))
+    then, now = (
+        flat(value) if isinstance(value, dict) and value else {"recipe": value}
+        for value in map(_plain, (saved, recipe))
+    )
     differences = [
         f"{name} was {then.get(name, _GONE)!r} and is {now.get(name, _GONE)!r}"
         for name in sorted({*then, *now})
@@ -302,11 +306,3 @@ def _plain(recipe: Any) -> Any:
     if dataclasses.is_dataclass(recipe):
         recipe = dataclasses.asdict(recipe)
     return json.loads(json.dumps(recipe))
-
-
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    if not isinstance(value, dict) or not value:
-        yield name or "recipe", value
-        return
-    for key, entry in value.items():
-        yield from _flat(entry, f"{name}.{key}" if name else str(key))

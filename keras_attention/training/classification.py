@@ -12,6 +12,9 @@ import tensorflow as tf
 
 from keras_attention.data import ImageData
 from keras_attention.mobile import soft_targets
+from keras_attention.optimization import cosine
+from keras_attention.training import resuming
+from keras_attention.training.targets import one_hot
 
 
 def fit_classifier(
@@ -52,7 +55,7 @@ def fit_classifier(
     return _fit(
         model,
         data,
-        _one_hot(data.train, data),
+        one_hot(data.train, len(data.labels)),
         epochs=epochs,
         learning_rate=learning_rate,
         weight_decay=weight_decay,
@@ -177,13 +180,9 @@ def _fit(
         raise ValueError(f"learning_rate must be positive, got {learning_rate!r}")
     steps = epochs * data.steps_per_epoch
     warmup = min(round(warmup_epochs * data.steps_per_epoch), steps - 1)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0 if warmup else learning_rate,
-        decay_steps=steps - warmup,
-        warmup_target=learning_rate if warmup else None,
-        warmup_steps=warmup,
+    optimizer = keras.optimizers.AdamW(
+        cosine(learning_rate, steps, warmup), weight_decay=weight_decay
     )
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=weight_decay)
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     model.compile(
         optimizer,
@@ -195,12 +194,10 @@ def _fit(
     # Variables that come into being while TensorFlow traces the training step make it
     # trace a second time, which takes as long as several epochs of a small data set.
     optimizer.build(model.trainable_variables)
-    answer = tf.one_hot([0], len(data.labels))
-    model.compute_metrics(None, answer, answer)
-    model.reset_metrics()
+    resuming.build_metrics(model, train)
     history = model.fit(
         train,
-        validation_data=_one_hot(data.test, data),
+        validation_data=one_hot(data.test, len(data.labels)),
         epochs=int(epochs),
         shuffle=False,  # the data shuffles itself; Keras would warn that it can not
         callbacks=[*callbacks, keras.callbacks.TerminateOnNaN()],
@@ -213,8 +210,3 @@ def _fit(
             f"learning rate below {learning_rate:g}"
         )
     return {name: [float(value) for value in log] for name, log in history.items()}
-
-
-def _one_hot(dataset: tf.data.Dataset, data: ImageData) -> tf.data.Dataset:
-    classes = len(data.labels)
-    return dataset.map(lambda x, y: (x, tf.one_hot(y, classes)))

@@ -7,6 +7,7 @@ from keras_attention.optimization import (
     CoupledSGD,
     KernelAdamW,
     LinearWarmup,
+    cosine,
 )
 from keras_attention.training.recipe import Recipe
 
@@ -75,17 +76,10 @@ def schedule(
     section, rate = recipe.schedule, recipe.optimizer.lr
     steps = recipe.epochs * steps_per_epoch
     warmup = min(round(section.warmup_epochs * steps_per_epoch), steps - 1)
-    kinds = keras.optimizers.schedules
     if section.name == "cosine":
-        return kinds.CosineDecay(
-            0.0 if warmup else rate,
-            decay_steps=steps - warmup,
-            alpha=section.final,
-            warmup_target=rate if warmup else None,
-            warmup_steps=warmup,
-        )
+        return cosine(rate, steps, warmup, section.final)
     if section.name == "step":
-        rate = kinds.PiecewiseConstantDecay(
+        rate = keras.optimizers.schedules.PiecewiseConstantDecay(
             # Keras' boundaries are the last steps of a rate.
             [epoch * steps_per_epoch - 1 for epoch in section.milestones],
             [

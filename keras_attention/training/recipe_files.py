@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from keras_attention import files
-from keras_attention.training.recipe_rules import nearest
+from keras_attention.training.recipe_rules import flat, nearest
 
 SUFFIXES = ".yaml", ".yml"
 
@@ -159,7 +159,11 @@ def override(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, A
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
     """Returns what differs between nested values, a line for each dotted key."""
-    ours, theirs = _flat(ours), _flat(theirs)
+    # No key is in an empty mapping: there is nothing to compare.
+    ours, theirs = (
+        {key: value for key, value in flat(values).items() if value != {}}
+        for values in (ours, theirs)
+    )
     return [
         f"{key} is {_shown(ours, key)}, was {_shown(theirs, key)}"
         for key in dict.fromkeys([*ours, *theirs])
@@ -183,16 +187,6 @@ def _put(values, key, value):
             )
         values = inner
     values[last] = value
-
-
-def _flat(values, prefix=""):
-    found = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = value
-    return found
 
 
 def _shown(values, key):

@@ -69,7 +69,7 @@ def fit(
         ValueError: If the folder holds checkpoints of another run.
     """
     start = start or Position()
-    _build(model, dataset(start))
+    build_metrics(model, dataset(start))
     if start == Position():
         # A failure in the first epoch has a state to begin from, too.
         checkpoints.save(model, start, recipe)
@@ -119,7 +119,7 @@ def fit(
     return history
 
 
-def _build(model: keras.Model, dataset: Any) -> None:
+def build_metrics(model: keras.Model, dataset: Any) -> None:
     """Make the variables that Keras would make in the first step.
 
     They are what a checkpoint's values go to; and TensorFlow would trace the step a

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from keras_attention import files, html_page
 from keras_attention.training import curves, evaluation_pictures, logs
 from keras_attention.training.evaluation import EvaluationReport
+from keras_attention.training.recipe_rules import flat
 
 _PACKAGES = (
     "keras-attention-mobile",
@@ -247,21 +248,14 @@ def _sections(
 
 
 def _settings(values: Mapping[str, Any]) -> str:
-    return html_page.table((), _flat(values), kind="settings")
+    rows = [(name, _shown(value)) for name, value in flat(values).items()]
+    return html_page.table((), rows, kind="settings")
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested settings as rows: ("optimizer.lr", "0.1")."""
-    rows = []
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            rows += _flat(value, f"{prefix}{name}.")
-        else:
-            shown = "-" if value is None or value in ({}, [], ()) else value
-            if isinstance(value, list | tuple) and value:
-                shown = ", ".join(map(str, value))
-            rows.append((f"{prefix}{name}", str(shown)))
-    return rows
+def _shown(value: Any) -> str:
+    if value is None or value in ({}, [], ()):
+        return "-"
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _finite(value: Any) -> Any:

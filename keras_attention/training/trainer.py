@@ -1,21 +1,22 @@
 """A whole training run: from a recipe to a folder with the trained model."""
 
-import contextlib
 import dataclasses
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 
-from keras_attention import data, files, report
+from keras_attention import data, dtypes, files, report
+from keras_attention.optimization import cosine
 from keras_attention.training import (
     logs,
     optimizers,
     resuming,
     run_report,
+    targets,
 )
 from keras_attention.training import strategy as strategies
 from keras_attention.training.checkpoints import Checkpoints, Position
@@ -184,7 +185,7 @@ class _Run:
         recipe, images = self.recipe, self.images
 
         def make():
-            with _policy(recipe.policy()):
+            with dtypes.policy(recipe.policy()):
                 network = recipe.model.build(images.image_shape, len(images.labels))
             return network, optimizers.build(recipe, images.steps_per_epoch)
 
@@ -213,7 +214,7 @@ class _Run:
         def make():
             # The ranges settle in the first half, the weights follow in the second.
             quantized = self._quantize(network, self.images.calibration, steps // 2)
-            rate = keras.optimizers.schedules.CosineDecay(section.lr, steps)
+            rate = cosine(section.lr, steps)
             return quantized, keras.optimizers.AdamW(rate, weight_decay=0.0)
 
         return _Phase(
@@ -249,8 +250,6 @@ class _Run:
                 from_logits=True, label_smoothing=phase.smoothing
             )
             model.compile(optimizer, loss, metrics=["accuracy"])
-            # What a checkpoint's values go to.
-            model.optimizer.build(model.trainable_variables)
         checkpoints = Checkpoints(phase.folder, write=engine.is_chief)
         if not (self.resume and checkpoints.paths):
             phase.rehearse(network)
@@ -355,12 +354,7 @@ class _Run:
         ]
 
     def _one_hot(self, dataset):
-        import tensorflow as tf
-
-        if dataset.element_spec[1].shape.rank > 1:  # mixup or cutmix
-            return dataset
-        classes = len(self.images.labels)
-        return dataset.map(lambda x, y: (x, tf.one_hot(y, classes)))
+        return targets.one_hot(dataset, len(self.images.labels))
 
 
 def _require_quantizer(recipe):
@@ -372,14 +366,3 @@ def _require_quantizer(recipe):
             f"{recipe.quantize.epochs} with {backend}: set it to 0, and quantize "
             f"{MODEL} afterwards under KERAS_BACKEND=tensorflow"
         )
-
-
-@contextlib.contextmanager
-def _policy(name: str) -> Iterator[None]:
-    """Layers made here have that dtype policy."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+from support.datasets import collect
 
 from keras_attention import data
 from keras_attention.data import Augmentation, augment, mixing, photometric
@@ -68,9 +69,7 @@ def test_a_seed_an_epoch_and_an_index_decide_the_pixels(asked):
 
     def epoch(batch_size, number, seed=3):
         images = data.load("digits", batch_size=batch_size, seed=seed, **arguments)
-        batches = images.epochs(number).take(96 // batch_size)
-        x, y = zip(*batches.as_numpy_iterator(), strict=True)
-        return np.concatenate(x), np.concatenate(y)
+        return collect(images.epochs(number).take(96 // batch_size))
 
     pixels, labels = epoch(48, 5)
     other = epoch(32, 5)

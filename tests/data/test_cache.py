@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from support.datasets import collect
 from support.photo_folders import fill
 
 from keras_attention import data
@@ -38,11 +39,6 @@ def test_images_come_from_memory_once_they_were_read(photos, crop):
         for other_x, other_y in others:
             np.testing.assert_array_equal(x, other_x)
             np.testing.assert_array_equal(y, other_y)
-
-
-def collect(dataset):
-    x, y = zip(*dataset.as_numpy_iterator(), strict=True)
-    return np.concatenate(x), np.concatenate(y)
 
 
 def test_size_is_known_before(photos):

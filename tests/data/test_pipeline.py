@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from support.datasets import collect
 
 from keras_attention import data
 from keras_attention.data import augment, digits
@@ -20,11 +21,6 @@ def photos(tmp_path_factory):
             image = Image.fromarray(pixels.astype("uint8"))
             image.save(root / name / f"{number}.png")
     return root
-
-
-def collect(dataset):
-    images, labels = zip(*dataset.as_numpy_iterator(), strict=True)
-    return np.concatenate(images), np.concatenate(labels)
 
 
 def same(first, second):

@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from support.datasets import by_pixels, collect
 from support.photo_folders import smooth
 
 from keras_attention import data
@@ -67,15 +68,6 @@ class Sentences(tfds.core.GeneratorBasedBuilder):
 @pytest.fixture(autouse=True)
 def _folder(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-
-
-def collect(dataset):
-    x, y = zip(*dataset.as_numpy_iterator(), strict=True)
-    return np.concatenate(x), np.concatenate(y)
-
-
-def by_pixels(dataset):
-    return {x.tobytes(): int(y) for x, y in zip(*collect(dataset), strict=True)}
 
 
 def test_prepared_data_is_read_in_place(monkeypatch):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from support.datasets import by_pixels, collect
 from support.photo_folders import fill
 
 from keras_attention import data
@@ -21,15 +22,6 @@ def written(photos, tmp_path_factory):
     out = tmp_path_factory.mktemp("records")
     data.write_tfrecords(photos, out, images_per_file=10)
     return out
-
-
-def collect(dataset):
-    x, y = zip(*dataset.as_numpy_iterator(), strict=True)
-    return np.concatenate(x), np.concatenate(y)
-
-
-def by_pixels(dataset):
-    return {x.tobytes(): int(y) for x, y in zip(*collect(dataset), strict=True)}
 
 
 def example(image, label, text=None):

@@ -7,16 +7,21 @@ IMAGES = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
 CLASSES = np.arange(8) % 3
 
 
-def make_model(units=5, dtype="float32", optimizer=None):
-    model = keras.Sequential(
+def network(inputs, units, dropout, classes, dtype="float32"):
+    """Batch statistics and random masks between two dense layers."""
+    return keras.Sequential(
         [
-            keras.Input((4,)),
+            keras.Input((inputs,)),
             keras.layers.Dense(units, activation="relu", dtype=dtype),
             keras.layers.BatchNormalization(dtype=dtype),
-            keras.layers.Dropout(0.5, dtype=dtype),
-            keras.layers.Dense(3, dtype=dtype),
+            keras.layers.Dropout(dropout, dtype=dtype),
+            keras.layers.Dense(classes, dtype=dtype),
         ]
     )
+
+
+def make_model(units=5, dtype="float32", optimizer=None):
+    model = network(4, units, 0.5, 3, dtype)
     model.compile(
         optimizer or keras.optimizers.AdamW(0.01, use_ema=True),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),

@@ -1,17 +1,16 @@
 """Kills a training run with SIGKILL, again and again, and lets it go on."""
 
 import contextlib
-import json
 import os
 import pathlib
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
 
 import numpy as np
+from support.distribution import tensorflow_hosts
 
 SCRIPT = pathlib.Path(__file__).with_name("resumable_run.py")
 ROOT = SCRIPT.parents[2]
@@ -60,33 +59,16 @@ def finish(folder):
 @contextlib.contextmanager
 def two_workers(folder):
     """Starts a run on two hosts, which are this one."""
-    addresses = [f"127.0.0.1:{port}" for port in _free_ports(2)]
-    cluster = {"worker": addresses}
+    hosts = enumerate(tensorflow_hosts(2))
     with contextlib.ExitStack() as stack:
         yield [
             stack.enter_context(
                 start(
-                    folder,
-                    "multi_worker",
-                    errors=f"stderr{index}.txt",
-                    TF_CONFIG=json.dumps(
-                        {"cluster": cluster, "task": {"type": "worker", "index": index}}
-                    ),
+                    folder, "multi_worker", errors=f"stderr{index}.txt", **environment
                 )
             )
-            for index in range(2)
+            for index, environment in hosts
         ]
-
-
-def _free_ports(number):
-    sockets = [socket.socket() for _ in range(number)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
 
 
 def kill_worker(folder, index, steps):

@@ -1,7 +1,5 @@
 """When the callback saves, and what it refuses."""
 
-import os
-
 import pytest
 from support.checkpointing import (
     CLASSES,
@@ -17,10 +15,7 @@ from keras_attention.training.checkpoints import (
     Position,
 )
 
-
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+pytestmark = pytest.mark.usefixtures("quick_disk")
 
 
 def test_wrong_arguments_of_the_callback(tmp_path):

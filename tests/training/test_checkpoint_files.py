@@ -26,10 +26,7 @@ from keras_attention.training.checkpoints import (
     Position,
 )
 
-
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+pytestmark = pytest.mark.usefixtures("quick_disk")
 
 
 def test_a_file_is_a_safetensors_file(tmp_path):

@@ -1,7 +1,6 @@
 """Checkpoints: what is in them, which are kept, and what befalls damaged ones."""
 
 import dataclasses
-import os
 
 import keras
 import numpy as np
@@ -24,9 +23,7 @@ from keras_attention.training.checkpoints import (
 """Checkpoints: what is in them, which are kept, and what befalls damaged ones."""
 
 
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+pytestmark = pytest.mark.usefixtures("quick_disk")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "mixed_float16"])

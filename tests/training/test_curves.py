@@ -3,7 +3,6 @@
 import re
 from xml.etree import ElementTree
 
-import matplotlib
 import numpy as np
 import pytest
 from matplotlib import pyplot
@@ -25,12 +24,7 @@ HISTORY = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _global_state_stays():
-    before = dict(matplotlib.rcParams)
-    yield
-    assert dict(matplotlib.rcParams) == before
-    assert pyplot.get_fignums() == []
+pytestmark = pytest.mark.usefixtures("matplotlib_stays")
 
 
 def panels(figure):

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from support.checkpointing import assert_same, network, state
 
 from keras_attention.training import ema
 
@@ -14,15 +15,7 @@ CLASSES = (IMAGES[:, 0] > 0).astype("int32")
 
 def make_model(use_ema=True, wrap=lambda optimizer: optimizer):
     keras.utils.set_random_seed(0)
-    model = keras.Sequential(
-        [
-            keras.Input((6,)),
-            keras.layers.Dense(8, activation="relu"),
-            keras.layers.BatchNormalization(),
-            keras.layers.Dropout(0.3),
-            keras.layers.Dense(2),
-        ]
-    )
+    model = network(6, 8, 0.3, 2)
     model.compile(
         wrap(keras.optimizers.SGD(0.3, momentum=0.9, use_ema=use_ema)),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -42,16 +35,6 @@ def fit(model, callbacks=(), epochs=3, **arguments):
         verbose=0,
         **arguments,
     ).history
-
-
-def state(model):
-    variables = (*model.variables, *model.optimizer.variables)
-    return [variable.numpy() for variable in variables]
-
-
-def assert_same(found, expected):
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(one, other)
 
 
 class EachEpoch(keras.callbacks.Callback):

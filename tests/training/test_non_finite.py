@@ -1,6 +1,5 @@
 """A loss that is not finite: training stops, and says at which step, in which layer."""
 
-import os
 import re
 
 import keras
@@ -16,11 +15,6 @@ RANDOM = np.random.default_rng(0)
 STEPS, BATCH = 6, 4
 IMAGES = RANDOM.normal(size=(3 * STEPS * BATCH, 6, 6, 2)).astype("float32")
 CLASSES = (IMAGES.mean((1, 2, 3)) > 0).astype("int32")
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 class Logarithm(keras.layers.Layer):
@@ -124,7 +118,7 @@ def checkpoints_min(monkeypatch):
     )
 
 
-pytestmark = pytest.mark.usefixtures("checkpoints_min")
+pytestmark = pytest.mark.usefixtures("checkpoints_min", "quick_disk")
 
 
 @pytest.mark.parametrize("epoch, step", [(0, 0), (0, 3), (1, 5), (2, 1)])

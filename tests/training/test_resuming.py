@@ -1,11 +1,10 @@
 """`resuming.fit`: the same weights and logs however often it is broken off."""
 
-import os
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from support.checkpointing import network
 
 from keras_attention.training import resuming
 from keras_attention.training.checkpoints import Checkpoints, Position
@@ -16,9 +15,7 @@ IMAGES = RANDOM.normal(size=(EPOCHS * STEPS * BATCH, 6)).astype("float32")
 CLASSES = (IMAGES[:, 0] > 0).astype("int32")
 
 
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+pytestmark = pytest.mark.usefixtures("quick_disk")
 
 
 class BreakOff(keras.callbacks.Callback):
@@ -45,15 +42,7 @@ class StopAfter(keras.callbacks.Callback):
 
 def make_model(use_ema=True):
     keras.utils.set_random_seed(0)
-    model = keras.Sequential(
-        [
-            keras.Input((6,)),
-            keras.layers.Dense(8, activation="relu"),
-            keras.layers.BatchNormalization(),
-            keras.layers.Dropout(0.3),
-            keras.layers.Dense(2),
-        ]
-    )
+    model = network(6, 8, 0.3, 2)
     rate = keras.optimizers.schedules.CosineDecay(0.1, EPOCHS * STEPS)
     model.compile(
         keras.optimizers.AdamW(rate, use_ema=use_ema, ema_momentum=0.8),

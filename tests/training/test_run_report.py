@@ -7,10 +7,8 @@ import json
 import pathlib
 
 import keras
-import matplotlib
 import numpy as np
 import pytest
-from matplotlib import pyplot
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
@@ -45,12 +43,7 @@ class SmallRecipe:
     arguments: dict = dataclasses.field(default_factory=dict)
 
 
-@pytest.fixture(autouse=True)
-def _global_state_stays():
-    before = dict(matplotlib.rcParams)
-    yield
-    assert dict(matplotlib.rcParams) == before
-    assert pyplot.get_fignums() == []
+pytestmark = pytest.mark.usefixtures("matplotlib_stays")
 
 
 def evaluated(confusion, labels=None):
