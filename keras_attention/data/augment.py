@@ -29,50 +29,48 @@ def crop_draws(seed: tf.Tensor) -> tf.Tensor:
     return tf.random.stateless_uniform((5,), seed)
 
 
-def crop_box(height, width, aspect: float, draws, min_area: float, math=np) -> tuple:
-    """Region (left, top, right, bottom) for `draws`.
+def crop_box(sides, aspect: float, draws, min_area: float, math=np) -> tuple:
+    """Region for `draws`: its first corner (top, left) and its last (bottom, right).
 
     Its area is uniform from `min_area` to 1 of the image's, its width over height is
     log-uniform in `CROP_ASPECT` times `aspect`; sides are cut to the image's.
 
     Args:
-        height: Of the image, a number or a `float32` tensor.
-        width: Likewise.
+        sides: Of the image, (height, width), `float32`.
         aspect: Width over height of what the region is resized to.
         draws: As `crop_draws` gives them.
         min_area: Smallest share of the area.
         math: numpy, or tensorflow for tensors.
     """
-    area = height * width * (min_area + draws[0] * (1 - min_area))
-    low, high = np.log(CROP_ASPECT)
-    ratio = aspect * math.exp(low + draws[1] * (high - low))
-    crop_width = math.minimum(width, math.sqrt(area * ratio))
-    crop_height = math.minimum(height, math.sqrt(area / ratio))
-    top = draws[2] * (height - crop_height)
-    left = draws[3] * (width - crop_width)
-    return left, top, left + crop_width, top + crop_height
+    area = sides[0] * sides[1] * (min_area + draws[0] * (1 - min_area))
+    low, high = np.log(CROP_ASPECT) + np.log(aspect)
+    # Half of the logarithm goes to either side. In vectors: dozens of scalar operations
+    # are 3 % of the time that a photo takes.
+    half = (low + draws[1] * (high - low)) / 2
+    wanted = math.sqrt(area) * math.exp(half * np.float32([-1, 1]))
+    region = math.minimum(sides, wanted)
+    first = draws[2:4] * (sides - region)
+    return first, first + region
 
 
-def window(height, width, box: tuple, ratio: int = 1) -> tf.Tensor:
+def window(sides, box: tuple, ratio: int = 1) -> tf.Tensor:
     """A region in whole pixels, of an image that was shrunk by `ratio`.
 
     Args:
-        height: Of the image before shrinking, `float32`.
-        width: Likewise.
-        box: (left, top, right, bottom) in its pixels.
+        sides: Of the image before shrinking, (height, width), `float32`.
+        box: First and last corner in its pixels.
         ratio: 1, 2, 4 or 8.
 
     Returns:
         `int32` (top, left, height, width); at least one pixel, all of them inside.
     """
-    low, high = [], []
-    for first, last, side in ((box[1], box[3], height), (box[0], box[2], width)):
-        # As libjpeg rounds.
-        whole = tf.cast(tf.math.ceil(side / ratio), tf.int32)
-        first, last = (tf.cast(tf.round(v / ratio), tf.int32) for v in (first, last))
-        low.append(tf.minimum(first, whole - 1))
-        high.append(tf.clip_by_value(last, low[-1] + 1, whole))
-    return tf.stack([*low, high[0] - low[0], high[1] - low[1]])
+    first, last = box
+    if ratio > 1:
+        # The number of pixels is what libjpeg rounds to.
+        sides, first, last = tf.math.ceil(sides / ratio), first / ratio, last / ratio
+    first = tf.minimum(tf.round(first), sides - 1)
+    last = tf.clip_by_value(tf.round(last), first + 1, sides)
+    return tf.cast(tf.concat([first, last - first], 0), tf.int32)
 
 
 def crop_pixels(
@@ -94,9 +92,9 @@ def crop_pixels(
     Returns:
         `float32`, shape (*size, 3).
     """
-    height, width = (float(side) for side in image.shape[:2])
-    box = crop_box(height, width, size[1] / size[0], draws, min_area, tf)
-    top, left, rows, columns = tf.unstack(window(height, width, box))
+    sides = np.float32(image.shape[:2])
+    box = crop_box(sides, size[1] / size[0], draws, min_area, tf)
+    top, left, rows, columns = tf.unstack(window(sides, box))
     region = image[top : top + rows, left : left + columns]
     return tf.image.resize(flip(region, draws) if mirror else region, size)
 

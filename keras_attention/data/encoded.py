@@ -148,18 +148,18 @@ def check_all(sources: Iterable) -> list[tuple[int, int] | Exception]:
 
 
 def _jpeg_crop(contents, shape, draws, min_area, flip, size, ratios) -> tf.Tensor:
-    height, width = (tf.cast(shape[axis], tf.float32) for axis in (0, 1))
-    box = augment.crop_box(height, width, size[1] / size[0], draws, min_area, tf)
+    sides = tf.cast(shape, tf.float32)
+    first, last = augment.crop_box(sides, size[1] / size[0], draws, min_area, tf)
 
     def decode(ratio):
-        region = augment.window(height, width, box, ratio)
+        region = augment.window(sides, (first, last), ratio)
         return tf.io.decode_and_crop_jpeg(contents, region, channels=3, ratio=ratio)
 
     if len(ratios) == 1:
         pixels = decode(1)
     else:
         # What is left to the resizing is less than 2 in at least one direction.
-        room = tf.minimum((box[3] - box[1]) / size[0], (box[2] - box[0]) / size[1])
+        room = tf.reduce_min((last - first) / np.float32(size))
         pixels = tf.switch_case(
             tf.reduce_sum(tf.cast(room >= ratios[1:], tf.int32)),
             [lambda ratio=ratio: decode(ratio) for ratio in ratios],
@@ -171,10 +171,11 @@ def _jpeg_crop(contents, shape, draws, min_area, flip, size, ratios) -> tf.Tenso
 
 def _pillow_crop(source, draws, min_area, flip, size) -> np.ndarray:
     image = images.open_image(source, size)
-    box = augment.crop_box(
-        image.height, image.width, size[1] / size[0], draws, min_area
+    sides = np.float32([image.height, image.width])
+    (top, left), (bottom, right) = augment.crop_box(
+        sides, size[1] / size[0], draws, min_area
     )
-    pixels = images.resized(image, size, box)
+    pixels = images.resized(image, size, (left, top, right, bottom))
     if flip and draws[4] < 0.5:
         return np.ascontiguousarray(pixels[:, ::-1])
     return pixels

@@ -264,16 +264,17 @@ class _Pipeline:
             tf.range(size), seed=tf.stack([tf.cast(self.seed, tf.int64), number])
         )
         begin = index * own
-        chosen = (
-            tf.reshape(array[: steps * batch], (steps, batch))[
-                first:, begin : begin + own
-            ]
+        chosen = [
+            tf.reshape(
+                tf.reshape(array[: steps * batch], (steps, batch))[
+                    first:, begin : begin + own
+                ],
+                [-1],
+            )
             for array in (tf.range(size), order)
-        )
-        rows = tf.stack([tf.reshape(array, [-1]) for array in chosen], 1)
-        return tf.data.Dataset.from_tensor_slices(rows).map(
-            lambda row: (number, row[0], row[1])
-        )
+        ]
+        numbers = tf.fill(tf.shape(chosen[0]), number)
+        return tf.data.Dataset.from_tensor_slices((numbers, *chosen))
 
     def batches(
         self,

@@ -120,15 +120,29 @@ def test_windows_stay_inside_of_the_shrunk_image():
     for _ in range(100):
         height, width = rng.integers(3, 60, 2)
         ratio = int(rng.choice([1, 2, 4, 8]))
-        args = [tf.constant(float(side)) for side in (height, width)]
-        box = augment.crop_box(
-            *args, 1.0, tf.constant(rng.random(5), tf.float32), 0.05, tf
-        )
-        top, left, rows, columns = augment.window(*args, box, ratio).numpy()
+        sides = tf.constant([height, width], tf.float32)
+        draws = tf.constant(rng.random(5), tf.float32)
+        box = augment.crop_box(sides, 1.0, draws, 0.05, tf)
+        top, left, rows, columns = augment.window(sides, box, ratio).numpy()
         assert top >= 0 <= left
         assert rows >= 1 <= columns
         assert top + rows <= -(-height // ratio)
         assert left + columns <= -(-width // ratio)
+
+
+def test_a_region_has_the_area_and_the_aspect_that_are_drawn():
+    sides = np.float32([300, 400])
+    # Half of the area; two thirds of the way from 3/4 to 4/3, times 1.2; a quarter of
+    # what is left above it, three quarters left of it.
+    draws = np.float32([0.5 / 0.9 - 0.1 / 0.9, 2 / 3, 0.25, 0.75, 0])
+    aspect = 1.2 * (3 / 4) ** (1 / 3) * (4 / 3) ** (2 / 3)
+    area = 0.5 * 300 * 400
+    region = np.array([np.sqrt(area / aspect), np.sqrt(area * aspect)])
+    first = [0.25, 0.75] * (sides - region)
+    for math, given in ((np, draws), (tf, tf.constant(draws))):
+        box = augment.crop_box(sides, 1.2, given, 0.1, math)
+        # float32.
+        np.testing.assert_allclose(box, [first, first + region], 1e-5)
 
 
 def apply(image, **asked):
