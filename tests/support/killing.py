@@ -13,14 +13,16 @@ import numpy as np
 from support.distribution import tensorflow_hosts
 
 SCRIPT = pathlib.Path(__file__).with_name("resumable_run.py")
+TRAIN_COMMAND = SCRIPT.with_name("train_command.py")
 ROOT = SCRIPT.parents[2]
 
 
-def start(folder, *arguments, errors="stderr.txt", **environment):
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+def start(folder, *arguments, script=SCRIPT, errors="stderr.txt", **environment):
+    paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH")]
+    path = os.pathsep.join(filter(None, paths))
     with open(folder / errors, "w") as stderr:
         return subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(folder), *arguments],
+            [sys.executable, str(script), str(folder), *arguments],
             env={**os.environ, "PYTHONPATH": path, **environment},
             stdout=subprocess.PIPE,
             stderr=stderr,
@@ -54,6 +56,31 @@ def finish(folder):
     (begin,) = [line for line in output.splitlines() if line.startswith("begins at")]
     with np.load(folder / "final.npz") as file:
         return begin, dict(file)
+
+
+def train_command(folder, options, kill_at=None):
+    """Runs `keras-attention train`, and kills it while it writes a file.
+
+    Args:
+        folder: Of the run.
+        options: Of the command.
+        kill_at: (start of the name, n): the n-th file in `folder` whose name starts so.
+
+    Returns:
+        The names of the files in `folder` that it wrote or was about to write.
+    """
+    written = []
+    with start(folder, *options, script=TRAIN_COMMAND) as process:
+        for line in process.stdout:
+            if line.startswith("writing "):
+                path = pathlib.Path(line.removeprefix("writing ").strip())
+                written.append(str(path.relative_to(folder)))
+                begin, count = kill_at or ("", None)
+                if sum(name.startswith(begin) for name in written) == count:
+                    process.kill()
+                    break
+    assert process.returncode == (-signal.SIGKILL if kill_at else 0), errors(folder)
+    return written
 
 
 @contextlib.contextmanager

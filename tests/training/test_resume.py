@@ -1,8 +1,13 @@
 """A run killed with SIGKILL goes on as if nothing had happened, to the last bit."""
 
+import random
+
+import keras
 import numpy as np
 import pytest
 from support import killing
+
+from keras_attention.training import logs
 
 
 @pytest.mark.slow
@@ -24,6 +29,38 @@ def test_a_run_killed_three_times_ends_bitwise_like_one_that_was_not(tmp_path):
     assert min(steps) > 0 and sum(steps) < 88
     assert begin.startswith("begins at Position(epoch=") and "epoch=4" not in begin
     killing.assert_equal_runs(found, expected)
+
+
+@pytest.mark.slow
+def test_the_command_killed_in_both_of_its_trainings_leaves_the_same_models(tmp_path):
+    options = [
+        *("--image-size", "16", "--epochs", "2", "--batch-size", "64"),
+        *("--learning-rate", "0.02", "--checkpoint-steps", "5"),
+        *("--set", "quantize.epochs=1", "--set", "weight_ema=0.9"),
+    ]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+    killing.train_command(whole, options)
+    draw = random.Random(0)
+    # Of eleven files of the first training; of six of the second.
+    for name, last in (("checkpoints/epoch", 10), ("checkpoints/quantized/epoch", 6)):
+        killing.train_command(killed, options, (name, draw.randint(3, last)))
+        assert not (killed / "model.keras").exists()
+    written = killing.train_command(killed, options)
+    # It neither began anew nor trained what it had trained.
+    assert not any(name.startswith("checkpoints/epoch") for name in written)
+    assert "checkpoints/quantized/epoch00000-step0000000.safetensors" not in written
+    for name in ("model.keras", "quantized.keras"):
+        found, expected = (
+            keras.saving.load_model(folder / name).weights for folder in (killed, whole)
+        )
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(one, other, err_msg=f"{name}: {one.path}")
+    for name in ("logs/epochs.csv", "logs/quantized/epochs.csv"):
+        found, expected = (logs.read(folder / name) for folder in (killed, whole))
+        for column in ("epoch", "loss", "accuracy", "val_loss", "val_accuracy"):
+            assert found[column] == expected[column]
 
 
 @pytest.mark.slow
