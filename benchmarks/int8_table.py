@@ -73,6 +73,10 @@ def plain(backbone, digits, steps):
     _, _, options = BACKBONES[backbone]
     shape, classes = digits.image_shape, len(digits.labels)
     model = getattr(models, backbone)(shape, classes, dropout=0.0, **options)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            # EfficientNet's own 0.99 would take more steps than there are.
+            layer.momentum = 0.9
     fit(model, digits, steps, 3e-3)
     return model
 

@@ -80,7 +80,7 @@ def train(
         bool,
         typer.Option(
             "--resume/--restart",
-            help="Go on from OUT/checkpoints, or remove them and OUT's models.",
+            help="Go on from OUT/checkpoints, or remove them, OUT's logs and models.",
         ),
     ] = True,
     checkpoint_steps: Annotated[
@@ -144,8 +144,11 @@ def train(
         )
         if found is not None
     ]
-    written = f"Wrote {out / trainer.MODEL} and {out / LABELS_FILE}"
-    console.print("\n".join([*lines, written]), soft_wrap=True)
+    if report.wrote:
+        lines.append(f"Wrote {out / trainer.MODEL} and {out / LABELS_FILE}")
+    else:
+        lines.append(f"The first host writes {out / trainer.MODEL}")
+    console.print("\n".join(lines), soft_wrap=True)
 
 
 def _network(name: str | None) -> dict[str, str]:

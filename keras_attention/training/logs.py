@@ -18,6 +18,10 @@ EPOCH, RATE, SECONDS, THROUGHPUT = (
     "images_per_second",
 )
 
+# In a folder of logs: the table of epochs, and what TensorBoard's callback makes.
+TABLE = "epochs.csv"
+NAMES = (TABLE, "train", "validation")
+
 
 class CSVLog(keras.callbacks.Callback):
     """Writes a row per epoch to a .csv file, which a resumed run continues.

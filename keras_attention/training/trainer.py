@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,7 +30,6 @@ QUANTIZED = "quantized.keras"
 RECIPE = "recipe.yaml"
 CHECKPOINTS = "checkpoints"
 LOGS = "logs"
-EPOCHS = "epochs.csv"
 # Folder inside of a run's folders.
 QUANTIZED_PHASE = "quantized"
 
@@ -42,6 +42,7 @@ class TrainingReport(report.Report):
         out: The run's folder.
         strategy: "none", "mirrored", "multi_worker" or "data_parallel".
         replicas: Copies of the model that were trained together.
+        wrote: Whether this host wrote the files in `out`: of several the first does.
         epochs: Passes over the training part, those before a restart included.
         resumed: The first batch of this process; None: a new run.
         minutes: That this process took.
@@ -53,6 +54,7 @@ class TrainingReport(report.Report):
     out: pathlib.Path
     strategy: str
     replicas: int
+    wrote: bool
     epochs: int
     resumed: Position | None
     minutes: float
@@ -87,7 +89,7 @@ class _Phase:
         make: Returns the network and its optimizer; called in the engine's scope.
         answer: Replaces a dataset's labels by targets, (batch, classes).
         smoothing: Share of the target that is spread over all classes.
-        outdated: Folder of checkpoints and files that are wrong behind a new start.
+        outdated: Folders and files that are wrong behind a new start.
         rehearse: Tries, before a new start, what comes after the training.
     """
 
@@ -124,7 +126,7 @@ def train(
         out_dir: The run's folder; of several hosts one that all of them see.
         strategy: See `strategy.choose`; None takes what is there.
         resume: Whether to go on from the checkpoints in `out_dir`; False removes them,
-            and the models of the run before.
+            and the logs and models of the run before.
         strict: Whether a damaged image is an error instead of being skipped.
         every_steps: Checkpoints inside of epochs, too: after so many steps.
         callbacks: More callbacks, for both trainings.
@@ -191,13 +193,15 @@ class _Run:
 
         return _Phase(
             self.out / CHECKPOINTS,
-            self.out / LOGS / EPOCHS,
+            self.out / LOGS / logs.TABLE,
             recipe.epochs,
             make,
             self._one_hot,
             recipe.label_smoothing,
             (
                 self.out / CHECKPOINTS / QUANTIZED_PHASE,
+                *(self.out / LOGS / name for name in logs.NAMES),
+                self.out / LOGS / QUANTIZED_PHASE,
                 self.out / MODEL,
                 self.out / QUANTIZED,
             ),
@@ -219,7 +223,7 @@ class _Run:
 
         return _Phase(
             self.out / CHECKPOINTS / QUANTIZED_PHASE,
-            self.out / LOGS / QUANTIZED_PHASE / EPOCHS,
+            self.out / LOGS / QUANTIZED_PHASE / logs.TABLE,
             section.epochs,
             make,
             lambda dataset: mobile.soft_targets(network, dataset),
@@ -290,6 +294,7 @@ class _Run:
             out=self.out,
             strategy=self.engine.name,
             replicas=self.engine.replicas,
+            wrote=self.engine.is_chief,
             epochs=self.recipe.epochs,
             resumed=resumed,
             minutes=(time.perf_counter() - start) / 60,
@@ -303,7 +308,7 @@ class _Run:
                 replicas=self.engine.replicas,
                 hosts=self.engine.hosts,
             )
-            log = self.out / LOGS / EPOCHS
+            log = self.out / LOGS / logs.TABLE
             run_report.write(self.out, self.recipe, log, done.evaluation, where)
             if done.quantized is not None:
                 run_report.write_evaluation(self.out / QUANTIZED_PHASE, done.quantized)
@@ -314,7 +319,7 @@ class _Run:
             checkpoints.clear()
             for path in phase.outdated if self.engine.is_chief else ():
                 if path.is_dir():
-                    Checkpoints(path).clear()
+                    shutil.rmtree(path)
                 else:
                     path.unlink(missing_ok=True)
             return None

@@ -4,6 +4,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
@@ -105,6 +106,14 @@ def test_another_length_takes_the_schedule_along(tmp_path, monkeypatch):
     # 3 of 30 epochs, and the 60th, 120th, 160th of 200.
     assert digits.schedule.warmup_epochs == 1 and digits.epochs == 10
     assert cifar.schedule.milestones == (6, 12, 16) and cifar.epochs == 20
+
+
+def test_only_the_first_of_several_hosts_says_that_it_wrote(tmp_path, monkeypatch):
+    for wrote, line in ((True, "Wrote {}"), (False, "The first host writes {}")):
+        report = types.SimpleNamespace(evaluation=None, quantized=None, wrote=wrote)
+        monkeypatch.setattr(trainer, "train", lambda *_, _report=report, **__: _report)
+        result = invoke("train", "--out", tmp_path)
+        assert result.output.startswith(line.format(tmp_path / "model.keras"))
 
 
 def test_raw_bytes_are_the_python_pipeline(photos, quantized, tmp_path):

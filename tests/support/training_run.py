@@ -35,6 +35,7 @@ def run(folder, strategy):
         "history": report.history,
         "strategy": [report.strategy, report.replicas],
         "resumed": str(report.resumed),
+        "wrote": report.wrote,
         "top1": report.evaluation and report.evaluation.top1,
     }
 

@@ -164,6 +164,8 @@ def test_a_new_start_leaves_nothing_of_the_run_before(run, tmp_path):
     assert [path.name for path in checkpoints] == ["epoch00000-step0000000.safetensors"]
     assert checkpoints[0].parent.name == "checkpoints"
     assert not list(out.glob("*.keras"))
+    (events,) = (out / "logs").rglob("events*")
+    assert events.parent.name == "train"
 
 
 def test_a_new_start_that_is_refused_removes_nothing(run, tmp_path):
