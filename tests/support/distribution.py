@@ -278,6 +278,22 @@ def assert_saved_plain(saved):
     assert saved["difference"] == 0.0
 
 
+def assert_resumed(found):
+    """Checks what `distribution_runs.resumed` returned."""
+    assert set(found) == {"float32", "mixed_float16"}
+    for epoch, step, difference in found.values():
+        # From the checkpoint before; and the same operations in the same order.
+        assert (epoch, step, difference) == (1, 2, 0)
+
+
+def assert_not_finite(found):
+    """Checks what `distribution_runs.not_finite` returned."""
+    assert found == (
+        "the loss is not finite in step 4 of epoch 2: it began with the output of the "
+        "layer steep. The model is back at the checkpoint of epoch 1, step 2"
+    )
+
+
 def assert_predicted(found):
     """Checks what two batch sizes answered to 37 images."""
     one, other = found

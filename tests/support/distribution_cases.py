@@ -8,7 +8,7 @@ import types
 import keras
 import numpy as np
 import tensorflow as tf
-from support import distribution
+from support import distribution, distribution_runs
 from support.distribution import SGD, TRAINED, Case, Images, batches, samples
 
 from keras_attention.training import strategy
@@ -312,8 +312,8 @@ def agree(engine):
 CASES = TRAINED | {
     case.__name__: case
     for case in (
-        *(masks, overflow, quantized, saved, predicted, evaluated, refusals),
-        agree,
+        *(masks, overflow, quantized, saved, predicted, evaluated),
+        *(refusals, agree, distribution_runs.resumed, distribution_runs.not_finite),
     )
 }
 

@@ -42,7 +42,10 @@ REFUSED = {
 @pytest.fixture(scope="module")
 def devices(tmp_path_factory):
     folder = tmp_path_factory.mktemp("devices")
-    names = [*ON_DEVICES, "evaluated", "saved", "predicted", "refusals"]
+    names = [
+        *(*ON_DEVICES, "evaluated", "saved", "resumed", "not_finite", "predicted"),
+        "refusals",
+    ]
     with distribution.running(folder, names, [DEVICES]) as results:
         for name in ON_DEVICES:
             one_device(name)
@@ -52,7 +55,7 @@ def devices(tmp_path_factory):
 @pytest.fixture(scope="module")
 def hosts(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hosts")
-    names = [*ON_HOSTS, "evaluated", "refusals", "agree"]
+    names = [*ON_HOSTS, "evaluated", "not_finite", "refusals", "agree"]
     with distribution.running(folder, names, distribution.jax_hosts(2)) as results:
         for name in ON_HOSTS:
             one_device(name)
@@ -99,6 +102,15 @@ def test_normalization_stays_as_it_is(devices):
     saved = devices["saved"]
     assert saved["during"] == [[False, False]]
     distribution.assert_saved_plain(saved)
+
+
+def test_a_run_goes_on_in_the_middle_of_an_epoch(devices):
+    distribution.assert_resumed(devices["resumed"])
+
+
+def test_a_loss_that_is_not_finite_is_traced_to_its_layer(devices, hosts):
+    for found in (devices, *hosts):
+        distribution.assert_not_finite(found["not_finite"])
 
 
 def test_any_number_of_images_is_predicted(devices):

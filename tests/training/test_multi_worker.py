@@ -79,7 +79,7 @@ def test_keras_builds_from_an_example():
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("multi_worker")
-    names = [*EQUAL, "masks", "overflow", "refusals", "agree"]
+    names = [*EQUAL, "masks", "overflow", "not_finite", "refusals", "agree"]
     hosts = distribution.tensorflow_hosts(2)
     with distribution.running(folder, names, hosts) as results:
         for name in EQUAL:
@@ -120,6 +120,11 @@ def test_overflow(found):
     assert overflow["0"] == overflow["1"]
     assert overflow["1"]["scale"] == 2**14
     assert all(np.isfinite(values).all() for values in overflow["1"]["weights"])
+
+
+def test_a_loss_that_is_not_finite_is_traced_to_its_layer(found):
+    for host in found:
+        distribution.assert_not_finite(host["not_finite"])
 
 
 def test_hosts_know_whether_they_agree(found):

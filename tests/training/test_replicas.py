@@ -31,7 +31,10 @@ from support.distribution import TRAINED, Case, assert_equal, one_device, sample
 from keras_attention.training import replicas, strategy
 
 EQUAL = [name for name in TRAINED if name != "accumulation"]
-SPECIAL = ["masks", "overflow", "quantized", "saved", "predicted", "refusals"]
+SPECIAL = [
+    *("masks", "overflow", "quantized", "saved", "resumed", "predicted"),
+    *("not_finite", "refusals"),
+]
 
 REFUSED = {
     "jit_compile": "^jit_compile=True does not work .* use the JAX backend",
@@ -149,6 +152,14 @@ def test_saved(found):
     # BatchNormalization beside CoordAttention, and the one inside of it.
     assert saved["during"] == [[True, True]]
     distribution.assert_saved_plain(saved)
+
+
+def test_a_run_goes_on_in_the_middle_of_an_epoch(found):
+    distribution.assert_resumed(found["resumed"])
+
+
+def test_a_loss_that_is_not_finite_is_traced_to_its_layer(found):
+    distribution.assert_not_finite(found["not_finite"])
 
 
 def test_predicted(found):
