@@ -43,6 +43,7 @@ class ImageData:
         batch_size: Images per batch.
         train_size: Number of training images.
         test_size: Number of test images.
+        digest: Of the training part, as of `Part.digest`: other data has another one.
         augmentation: How the training part is changed, without "auto" and None.
         cache_bytes: Memory that the cache will take, or would take.
         epoch: `epoch(number)` is the training part in the order and with the
@@ -62,6 +63,7 @@ class ImageData:
     batch_size: int
     train_size: int
     test_size: int
+    digest: str
     augmentation: Augmentation
     cache_bytes: int
     epoch: Callable[[int], tf.data.Dataset]
@@ -224,6 +226,7 @@ class _Pipeline:
             batch_size=self.batch_size,
             train_size=size,
             test_size=len(source.test),
+            digest=source.train.digest(),
             augmentation=self.augmentation,
             cache_bytes=cache_bytes,
             epoch=epoch,

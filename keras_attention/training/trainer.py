@@ -165,6 +165,13 @@ def train(
             f"{images.train_size}; received {recipe.batch_size}"
         )
     on_data(images)
+    # Numbers that the hosts can compare.
+    digest = [int(images.digest[i : i + 4], 16) for i in range(0, 16, 4)]
+    if not engine.agree(digest):
+        raise ValueError(
+            f"the hosts see other training images: {recipe.data} must be the same on "
+            "all of them"
+        )
     run = _Run(recipe, out, engine, images, resume, every_steps, tuple(callbacks))
     network, history, resumed = run.fit(run.float_phase())
     quantized = None
@@ -341,7 +348,11 @@ class _Run:
 
     def _identity(self):
         """What must be the same when a run goes on."""
-        return self.recipe.to_dict() | {"training images": self.images.train_size}
+        data = {
+            "training images": self.images.train_size,
+            "training data": self.images.digest,
+        }
+        return self.recipe.to_dict() | data
 
     def _begin(self):
         """Writes what is known before the training."""

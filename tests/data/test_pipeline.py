@@ -1,5 +1,8 @@
 """tf.data: fixed splits, determinism under a seed, exact values."""
 
+import re
+import shutil
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -185,3 +188,18 @@ def test_damaged_photos_are_reported(photos, tmp_path):
     assert loaded.train_size + loaded.test_size == 36
     with pytest.raises(ValueError, match=r"broken\.png"):
         data.load(f"folder:{tmp_path}", image_size=8, strict=True)
+
+
+def test_other_training_images_have_another_digest(photos, tmp_path):
+    small = data.load("digits", image_size=8)
+    assert re.fullmatch("[0-9a-f]{16}", small.digest)
+    # The seed decides order and augmentation, not which images there are.
+    assert data.load("digits", image_size=8, seed=1).digest == small.digest
+    assert data.load("digits", image_size=16).digest != small.digest
+    copy = shutil.copytree(photos, tmp_path / "copy")
+    found = [data.load(f"folder:{root}").digest for root in (photos, copy)]
+    assert found[0] == found[1]
+    for path in copy.rglob("*.png"):
+        with Image.open(path) as image:
+            image.quantize(64).save(path)
+    assert data.load(f"folder:{copy}").digest != found[0]

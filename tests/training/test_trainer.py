@@ -13,7 +13,7 @@ import pytest
 from support.command_line import fails, small_net
 
 from keras_attention import data, mobile, models, training
-from keras_attention.training import ema, logs
+from keras_attention.training import ema, logs, strategy
 from keras_attention.training.checkpoints import Position
 
 # A few seconds: a small network in the builder's place, 16 pixels.
@@ -138,21 +138,36 @@ def test_another_recipe_needs_another_folder(tmp_path, monkeypatch):
     assert training.Recipe.load(tmp_path / "recipe.yaml") == recipe(*short)
     # What changes nothing but time and memory may be another.
     assert training.train(recipe(*short, "cache=true"), tmp_path).resumed == Position(1)
-    with monkeypatch.context() as patch:
-        load = data.load
-        patch.setattr(
-            data,
-            "load",
-            lambda *spec, **how: dataclasses.replace(
-                load(*spec, **how), train_size=1436
-            ),
-        )
-        message = "training images was 1437 and is 1436"
-        with pytest.raises(ValueError, match=message):
-            training.train(recipe(*short), tmp_path)
+    load = data.load
+    for changes, message in (
+        ({"train_size": 1436}, "training images was 1437 and is 1436"),
+        ({"digest": "0" * 16}, "training data was '.{16}' and is '0{16}'"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                data,
+                "load",
+                lambda *spec, _changes=changes, **how: dataclasses.replace(
+                    load(*spec, **how), **_changes
+                ),
+            )
+            with pytest.raises(ValueError, match=message):
+                training.train(recipe(*short), tmp_path)
     report = training.train(other, tmp_path, resume=False)
     assert report.resumed is None and report.quantized is None
     assert training.Recipe.load(tmp_path / "recipe.yaml") == other
+
+
+def test_hosts_must_see_the_same_images(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        strategy.Engine, "agree", lambda _, numbers: asked.append(numbers)
+    )
+    with pytest.raises(ValueError, match="the hosts see other training images: digits"):
+        training.train(recipe(), tmp_path)
+    digest = data.load("digits", image_size=16).digest
+    assert asked == [[int(digest[i : i + 4], 16) for i in range(0, 16, 4)]]
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_new_start_leaves_nothing_of_the_run_before(run, tmp_path):
