@@ -278,6 +278,7 @@ ARITHMETIC = {
     "Exp2": _plain(lambda x: ops.exp(x * float(np.log(2)))),
     "Expm1": _plain(lambda x: ops.exp(x) - 1.0),
     "Flip": _flip,
+    "Hstack": _plain(lambda xs: ops.concatenate(xs, axis=1)),
     "Log10": _plain(lambda x: ops.log(x) * float(1 / np.log(10))),
     "Log1p": _plain(lambda x: ops.log(x + 1.0)),
     "Log2": _plain(lambda x: ops.log(x) * float(1 / np.log(2))),

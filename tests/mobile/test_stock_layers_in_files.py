@@ -113,6 +113,7 @@ MAPS = {
         lambda x: ops.stack([ops.mean(x, 1), ops.max(x, 1)], 1),
         "MEAN PACK REDUCE_MAX",
     ),
+    "hstack": (lambda x: ops.hstack([x, ops.relu(x)]), "CONCATENATION RELU"),
     "unstack": (lambda x: ops.unstack(x, axis=3)[1], "STRIDED_SLICE"),
     "minimum of positions": (lambda x: ops.amin(x, axis=(1, 2)), "REDUCE_MIN"),
     "relu by maximum": (lambda x: ops.maximum(x, 0.0), "RELU"),
