@@ -15,7 +15,10 @@ File = Annotated[
 ]
 Data = Annotated[
     str,
-    typer.Option(help="'digits' or 'folder:PATH', with one sub-folder per class."),
+    typer.Option(
+        help="digits, folder:PATH (one sub-folder per class), tfrecord:PATH or "
+        "tfds:NAME."
+    ),
 ]
 Strict = Annotated[
     bool,

@@ -132,7 +132,7 @@ def data_for(
     Args:
         model: The model.
         console: Where skipped files are shown.
-        spec: "digits" or "folder:PATH".
+        spec: As of `data.load`.
         input_range: What byte 0 and byte 255 become, or None for the stored range.
         labels_beside: A file; if labels.txt stands beside it, the classes must agree.
         **arguments: For `data.load`.

@@ -99,8 +99,26 @@ def test_commands_are_understood(line, tmp_path, monkeypatch):
         command.make_context(name, [*arguments, "--no-such"])
 
 
-def test_links_lead_somewhere():
-    targets = re.findall(r"\]\(([^)#]+)\)", README.read_text(encoding="utf-8"))
-    assert len(targets) >= 4
-    for target in targets:
-        assert (README.parent / target).exists(), target
+PAGES = [README, *sorted((README.parent / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)", page.read_text("utf-8"))
+    for target, anchor in links:
+        if not target.startswith("http"):
+            found = page.parent / target if target else page
+            assert found.exists(), target
+            assert not anchor or anchor in anchors(found), (target, anchor)
+
+
+def test_every_page_is_linked():
+    text = "\n".join(page.read_text("utf-8") for page in PAGES)
+    for page in PAGES[1:]:
+        assert re.search(rf"\]\([^)]*\b{page.name}[)#]", text), page
+
+
+def anchors(page):
+    """What GitHub makes of headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
