@@ -71,6 +71,7 @@ benchmark-photos: venv
 benchmark: venv
 	.venv/bin/python benchmarks/coord_attention_overhead.py
 	.venv/bin/python benchmarks/blocks.py --write docs/blocks.md
+	.venv/bin/python benchmarks/exactness.py --write docs/int8.md
 
 # On a GPU: benchmarks/gpu.py, with JAX and PyTorch (docs/scaling.md).
 benchmark-training: venv
