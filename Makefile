@@ -30,7 +30,7 @@ help:
 	@echo "make test       the test suite (ARGS=... for pytest)"
 	@echo "make test-backends  the layers on JAX and on PyTorch (ARGS=... for pytest)"
 	@echo "make lint       ruff: rules and format"
-	@echo "make benchmark  what the blocks cost on the CPU; writes docs/blocks.md"
+	@echo "make benchmark  what the blocks cost on the CPU, how exact int8 is; writes docs"
 	@echo "make benchmark-photos PHOTOS=...  pretrained networks on photos, float and int8"
 	@echo "make benchmark-training  input pipeline, train step, scaling on paper"
 	@echo "make int8-table  every block in four backbones as int8 files; hours"

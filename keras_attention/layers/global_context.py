@@ -68,7 +68,8 @@ class GlobalContext(keras.layers.Layer):
     Int8: an exponential takes the place of the softmax, as a grid of 1/256 can't hold
     weights near 1/L, and the mean is one matrix product. The variance of the m channels
     has the guard of all variances here (`stock.equalizer`). Two channels normalize to
-    little more than signs, which int8 may turn (error up to 39 %, docs/int8.md): take min_channels=8.
+    little more than signs, which int8 may turn (error up to 39 %, docs/int8.md): take
+    min_channels=8.
     Video models convert to floats only.
 
     Raises:
