@@ -269,6 +269,15 @@ def assert_equal(found, name, tolerance, weights):
     )
     for one, other in zip(found["weights"], expected["weights"], strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=weights)
+    loss = largest_difference(found["history"]["loss"], expected["history"]["loss"])
+    weight = largest_difference(found["weights"], expected["weights"])
+    print(f"{name}: losses within {loss:.1e}, weights within {weight:.1e}")  # pytest -s
+
+
+def largest_difference(found, expected):
+    """The largest absolute difference of two lists of numbers or of lists."""
+    pairs = zip(found, expected, strict=True)
+    return max(np.abs(np.subtract(one, other)).max() for one, other in pairs)
 
 
 def assert_saved_plain(saved):

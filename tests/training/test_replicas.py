@@ -145,6 +145,17 @@ def test_quantized(found):
     for path, values in expected["weights"].items():
         # Values that are rounded to the next step, in steps of rate 0.01.
         np.testing.assert_allclose(found["weights"][path], values, rtol=0, atol=2e-4)
+    share = max(
+        distribution.largest_difference([found["ranges"][path]], [values])
+        / np.abs(values).max()
+        for path, values in expected["ranges"].items()
+        if np.any(values)
+    )
+    weight = distribution.largest_difference(
+        [found["weights"][path] for path in expected["weights"]],
+        expected["weights"].values(),
+    )
+    print(f"ranges within {share:.2%}, weights within {weight:.1e}")  # pytest -s
 
 
 def test_saved(found):
