@@ -43,7 +43,7 @@ class Part:
     plain: Callable
     crop: Callable
     encoded: Encoded | None = None
-    pixels: np.ndarray | None = None
+    pixels: tf.Tensor | None = None
 
     def __len__(self):
         return len(self.labels)
@@ -56,7 +56,7 @@ class Part:
         """
         found = hashlib.sha256(self.labels.tobytes())
         if self.pixels is not None:
-            found.update(self.pixels.tobytes())
+            found.update(self.pixels.numpy())
         if self.encoded is not None:
             found.update(self.encoded.shapes.tobytes())
             found.update(str(self.encoded.total_bytes).encode())
@@ -114,5 +114,5 @@ def array_part(pixels: np.ndarray, labels: np.ndarray) -> Part:
         labels,
         lambda index: stored[index],
         lambda index, *how: augment.crop_pixels(stored[index], *how, size),
-        pixels=pixels,
+        pixels=stored,
     )

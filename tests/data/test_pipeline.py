@@ -151,6 +151,7 @@ def test_crops_stay_inside_and_keep_their_share_of_the_area():
         first, last = augment.crop_box(sides, 1.5, rng.random(5), 0.35)
         assert (first >= 0).all() and (first < last).all()
         assert (last <= sides + 1e-9).all()
+        assert np.prod(last - first) / np.prod(sides) <= 1 + 1e-9
     square = np.array([300, 300])
     boxes = [augment.crop_box(square, 1.0, rng.random(5), 0.35) for _ in range(300)]
     areas = [np.prod(last - first) / 300**2 for first, last in boxes]

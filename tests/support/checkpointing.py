@@ -3,6 +3,8 @@
 import keras
 import numpy as np
 
+from keras_attention.training.checkpoints import Position
+
 IMAGES = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
 CLASSES = np.arange(8) % 3
 
@@ -45,6 +47,23 @@ def state(model):
 def assert_same(found, expected):
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+class BreakOff(keras.callbacks.Callback):
+    """Raises in front of a batch."""
+
+    def __init__(self, epoch, step, begin=None):
+        super().__init__()
+        self.at = epoch, step
+        self.begin = begin or Position()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        offset = self.begin.step if self.epoch == self.begin.epoch else 0
+        if (self.epoch, offset + batch) == self.at:
+            raise InterruptedError
 
 
 def names(checkpoints):

@@ -8,14 +8,14 @@ import tempfile
 import keras
 import numpy as np
 import tensorflow as tf
+from support.checkpointing import BreakOff
 from support.distribution import samples
 
 from keras_attention.training import non_finite, resuming
 from keras_attention.training.checkpoints import Checkpoints
 
 EPOCHS, STEPS = 2, 5
-# What is in front of the checkpoint that is gone back to, and where it breaks off.
-SAVED, BROKEN = (1, 2), (1, 3)
+BROKEN = (1, 3)  # epoch and step in front of which a run breaks off
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
@@ -40,17 +40,6 @@ class Rows:
         data = tf.data.Dataset.from_tensor_slices((rows, y))
         data = data.batch(self.batch_size // hosts).shard(hosts, host)
         return data.repeat().skip(STEPS * start_epoch + start_step)
-
-
-class BreakOff(keras.callbacks.Callback):
-    """Raises in front of a batch."""
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.epoch = epoch
-
-    def on_train_batch_begin(self, batch, logs=None):
-        if (self.epoch, batch) == BROKEN:
-            raise InterruptedError
 
 
 def _run(engine, folder, policy="float32", rows=Rows(), callbacks=()):  # noqa: B008
@@ -100,7 +89,7 @@ def resumed(engine):
             whole, broken = (pathlib.Path(folder, name) for name in ("a", "b"))
             _, expected = _run(engine, whole, policy)
             try:
-                _run(engine, broken, policy, callbacks=[BreakOff()])
+                _run(engine, broken, policy, callbacks=[BreakOff(*BROKEN)])
             except InterruptedError:
                 start, values = _run(engine, broken, policy)
         differences = [

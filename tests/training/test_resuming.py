@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from support.checkpointing import network
+from support.checkpointing import BreakOff, network
 
 from keras_attention.training import resuming
 from keras_attention.training.checkpoints import Checkpoints, Position
@@ -16,23 +16,6 @@ CLASSES = (IMAGES[:, 0] > 0).astype("int32")
 
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
-
-
-class BreakOff(keras.callbacks.Callback):
-    """Raises in front of a batch."""
-
-    def __init__(self, epoch, step, begin):
-        super().__init__()
-        self.at = epoch, step
-        self.begin = begin or Position()
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.epoch = epoch
-
-    def on_train_batch_begin(self, batch, logs=None):
-        offset = self.begin.step if self.epoch == self.begin.epoch else 0
-        if (self.epoch, offset + batch) == self.at:
-            raise InterruptedError
 
 
 class StopAfter(keras.callbacks.Callback):
