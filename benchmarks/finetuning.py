@@ -116,8 +116,9 @@ def main():
     lines = [
         f"{arguments.size} pixels, {photos.train_size} training and "
         f"{photos.test_size} test photos of {len(photos.labels)} classes, "
-        f"{arguments.epochs} + 1 epochs, {arguments.seeds} seeds: top-1 accuracy in "
-        "percent, mean (smallest to largest).",
+        f"{arguments.epochs} + 1 epochs, {arguments.seeds} "
+        f"seed{'s'[: arguments.seeds - 1]}: top-1 accuracy in percent, mean "
+        "(smallest to largest).",
         "",
         *table(results),
     ]

@@ -2,13 +2,10 @@
 
 import pathlib
 import re
-import shlex
 
 import keras
-import pytest
-import typer.main
 
-from keras_attention import CoordAttention, cli, data, image_input, models, training
+from keras_attention import CoordAttention, data, image_input, models, training
 
 README = pathlib.Path(__file__).resolve().parents[1] / "README.md"
 
@@ -72,53 +69,3 @@ def test_python_for_recipes(monkeypatch):
     exec(blocks("python")[3], {})
     [(recipe, out)] = trained
     assert (recipe.epochs, recipe.model.attention, out) == (10, "ema", "run")
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        line
-        for block in blocks("sh")
-        for line in block.splitlines()
-        if line.startswith("keras-attention")
-    ],
-)
-def test_commands_are_understood(line, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    _, name, *arguments = shlex.split(line)
-    for argument in arguments:
-        if argument.endswith((".keras", ".tflite")):  # must exist to be accepted
-            pathlib.Path(argument).parent.mkdir(exist_ok=True)
-            pathlib.Path(argument).touch()
-    command = typer.main.get_command(cli.app).commands[name]
-    context = command.make_context(name, arguments)
-    given = {word for word in arguments if word.startswith("--")}
-    assert given <= {option for entry in command.params for option in entry.opts}
-    assert context.params
-    with pytest.raises(Exception, match="No such option: --no-such"):
-        command.make_context(name, [*arguments, "--no-such"])
-
-
-PAGES = [README, *sorted((README.parent / "docs").glob("*.md"))]
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_links_lead_somewhere(page):
-    links = re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)", page.read_text("utf-8"))
-    for target, anchor in links:
-        if not target.startswith("http"):
-            found = page.parent / target if target else page
-            assert found.exists(), target
-            assert not anchor or anchor in anchors(found), (target, anchor)
-
-
-def test_every_page_is_linked():
-    text = "\n".join(page.read_text("utf-8") for page in PAGES)
-    for page in PAGES[1:]:
-        assert re.search(rf"\]\([^)]*\b{page.name}[)#]", text), page
-
-
-def anchors(page):
-    """What GitHub makes of headings."""
-    headings = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
