@@ -9,32 +9,25 @@ import numpy as np
 import pytest
 import typer.main
 import yaml
+from support.pages import PAGES, blocks, docs
 
 import keras_attention
 from keras_attention import cli, data, mobile, models
-from keras_attention.training import Recipe
-
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-
-
-def blocks(page, language):
-    text = page.read_text(encoding="utf-8")
-    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+from keras_attention.training import Recipe, strategy
 
 
 def python(name):
-    return blocks(ROOT / "docs" / f"{name}.md", "python")
+    return blocks(docs(name), "python")
 
 
-def lines(page):
+def lines(path):
     """The shell's lines on a page, those that end with a backslash joined."""
-    text = "".join(blocks(page, "sh")).replace("\\\n", " ")
+    text = "".join(blocks(path, "sh")).replace("\\\n", " ")
     return [line for line in text.splitlines() if line.strip()]
 
 
 def commands():
-    found = (line for page in PAGES for line in lines(page))
+    found = (line for path in PAGES for line in lines(path))
     return sorted({line for line in found if line.startswith("keras-attention")})
 
 
@@ -134,6 +127,18 @@ def test_python_for_distribution(tmp_path, monkeypatch):
         np.testing.assert_array_equal(got, expected)
 
 
+def test_environments_of_several_hosts(monkeypatch):
+    counted = []
+    for code in blocks(docs("scaling"), "sh"):
+        words = shlex.split(code, comments=True)
+        exported = [word for word in words if "=" in word and word[0].isupper()]
+        for name, _, value in (word.partition("=") for word in exported):
+            monkeypatch.setenv(name, value)
+        if exported:
+            counted.append((strategy.workers(), strategy.jax_processes()))
+    assert counted == [(2, 1), (2, 2)]
+
+
 def test_python_for_evaluation(tmp_path, monkeypatch, capsys):
     digits(monkeypatch, "folder:photos")
     monkeypatch.chdir(tmp_path)
@@ -180,12 +185,12 @@ def test_python_for_models(monkeypatch):
         > 25.6e6
     )
     exec(insertion, names)
-    blocks = [
+    found = [
         layer
         for layer in names["model"].layers
         if isinstance(layer, keras_attention.CoordAttention)
     ]
-    assert len(blocks) == 16
+    assert len(found) == 16
     exec(presets, names)
     assert names["model"].output_shape == (None, 10)
     names["model"] = models.MobileNetV2((32, 32, 3), 10)
@@ -196,7 +201,7 @@ def test_python_for_models(monkeypatch):
 
 def test_python_and_yaml_for_recipes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    [mine] = blocks(ROOT / "docs/recipes.md", "yaml")
+    [mine] = blocks(docs("recipes"), "yaml")
     pathlib.Path("mine.yaml").write_text(mine)
     [code] = python("recipes")
     names = {}
@@ -213,7 +218,7 @@ def test_python_and_yaml_for_recipes(tmp_path, monkeypatch):
 
 def test_errors_of_recipes_are_those_on_the_page(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    page = (ROOT / "docs/recipes.md").read_text()
+    shown = docs("recipes").read_text().splitlines()
     pathlib.Path("mine.yaml").write_text(
         "epochs: 30\nschedule: {name: step, milestones: [10, 30]}\n"
     )
@@ -223,7 +228,7 @@ def test_errors_of_recipes_are_those_on_the_page(tmp_path, monkeypatch):
     ):
         with pytest.raises(ValueError) as error:
             attempt()
-        assert str(error.value) in page.splitlines()
+        assert str(error.value) in shown
 
 
 def test_every_python_block_of_the_docs_is_run_here():

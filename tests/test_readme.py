@@ -1,18 +1,11 @@
 """What the README shows runs as it stands there."""
 
-import pathlib
 import re
 
 import keras
+from support.pages import README, blocks
 
 from keras_attention import CoordAttention, data, image_input, models, training
-
-README = pathlib.Path(__file__).resolve().parents[1] / "README.md"
-
-
-def blocks(language):
-    text = README.read_text(encoding="utf-8")
-    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 def small_net(shape, classes, attention):
@@ -24,7 +17,7 @@ def small_net(shape, classes, attention):
 
 
 def test_python_from_import_to_tflite(tmp_path, monkeypatch, capsys):
-    code, layer, *_ = blocks("python")
+    code, layer, *_ = blocks(README, "python")
     assert len([line for line in code.splitlines() if line.strip()]) <= 20
     load = data.load
     # Digits in place of the reader's photos, a small net, one epoch: the calls stay.
@@ -51,7 +44,7 @@ def test_python_for_pretrained_models(monkeypatch):
     pretrained = models.MobileNetV2((32, 32, 3), 5, width=0.35)
     monkeypatch.setattr(models, "MobileNetV2", lambda weights: pretrained)
     names = {"models": models}
-    exec(blocks("python")[2], names)
+    exec(blocks(README, "python")[2], names)
     x = keras.random.uniform((2, 32, 32, 3), -1, 1, seed=0)
     found = [type(layer) for layer in names["model"].layers]
     assert found.count(CoordAttention) == 16
@@ -66,6 +59,6 @@ def test_python_for_recipes(monkeypatch):
         training, "train", lambda *given: trained.append(given) or given[0]
     )
     monkeypatch.setattr(training.Recipe, "evaluation", "figures", raising=False)
-    exec(blocks("python")[3], {})
+    exec(blocks(README, "python")[3], {})
     [(recipe, out)] = trained
     assert (recipe.epochs, recipe.model.attention, out) == (10, "ema", "run")

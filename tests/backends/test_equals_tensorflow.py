@@ -24,8 +24,20 @@ def of_tensorflow():
         return dict(file)
 
 
-def check(actual, expected):
+@pytest.fixture(scope="module")
+def largest():
+    """The largest differences so far; they are printed at the end."""
+    found = {"outputs": (0.0, ""), "gradients": (0.0, "")}
+    yield found
+    for kind, (difference, where) in found.items():
+        print(f"\nLargest difference of {kind}: {difference:.1e} ({where})")
+
+
+def check(actual, expected, case, largest):
     found = cases.differences(actual, expected)
+    for name, difference in found.items():
+        kind = "outputs" if name in ("inference", "training") else "gradients"
+        largest[kind] = max(largest[kind], (float(difference), f"{case} {name}"))
     assert {name: d for name, d in found.items() if not d <= CLOSE} == {}
     # what was compared is alive
     assert expected["training"].std() >= 0.05 * np.abs(expected["training"]).mean()
@@ -38,13 +50,14 @@ def test_every_block_has_cases():
 if ON_TENSORFLOW:
 
     @pytest.mark.parametrize("case", cases.CASES, ids=str)
-    def test_data_formats_are_equal(case):
-        check(case.numbers(FIRST), case.numbers("channels_last"))
+    def test_data_formats_are_equal(case, largest):
+        expected = case.numbers("channels_last")
+        check(case.numbers(FIRST), expected, case, largest)
 
 else:  # Each format is compared.
 
     @pytest.mark.parametrize("case", cases.CASES, ids=str)
-    def test_equals_tensorflow(case, of_tensorflow):
+    def test_equals_tensorflow(case, of_tensorflow, largest):
         for data_format in case.formats:
             prefix = f"{case}/{data_format}/"
             expected = {
@@ -52,7 +65,7 @@ else:  # Each format is compared.
                 for name, array in of_tensorflow.items()
                 if name.startswith(prefix)
             }
-            check(case.numbers(data_format), expected)
+            check(case.numbers(data_format), expected, case, largest)
 
 
 def test_differences_are_seen():
