@@ -44,8 +44,9 @@ BACKBONES = {
 }
 # With its own reduction of 4, GAM makes 190 million parameters of EfficientNet-Lite0.
 ARGUMENTS = {"gam": {"reduction": 32}}
-# It takes the place of convolutions with kernels of its own: there is more to learn.
-MORE_STEPS = {"sk": 5}
+# SK takes the place of convolutions with kernels of its own, and shuffle attention
+# exchanges the channels that the trained network knows: there is more to learn.
+MORE_STEPS = {"sa": 5, "sk": 20}
 HEAD = (
     *("block", "backbone", "int8", "file (kB)", "accuracy: float", "file"),
     *("agreement with quantized Keras", "with float"),
@@ -60,6 +61,10 @@ def arrays(dataset):
 
 def fit(model, digits, steps, rate):
     """Trains a network for so many steps, from a rate to zero."""
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            # The blocks' and EfficientNet's own 0.99 takes more steps than there are.
+            layer.momentum = 0.9
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     rate = keras.optimizers.schedules.CosineDecay(rate, steps)
     model.compile(keras.optimizers.Adam(rate), loss, jit_compile=False)
@@ -75,10 +80,6 @@ def plain(backbone, digits, steps):
     _, _, options = BACKBONES[backbone]
     shape, classes = digits.image_shape, len(digits.labels)
     model = getattr(models, backbone)(shape, classes, dropout=0.0, **options)
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            # EfficientNet's own 0.99 would take more steps than there are.
-            layer.momentum = 0.9
     fit(model, digits, steps, 3e-3)
     return model
 
