@@ -12,7 +12,7 @@ Keras, not how good a block is.
 
 What is done is kept in the results file, and not done again: stop and start it as you
 like; two processes with backbones and results files of their own take half of the time.
-All 76 networks take about three hours on two cores.
+All 76 networks take about four hours on two cores.
 """
 
 import argparse
