@@ -113,11 +113,11 @@ def main():
             minutes = (time.monotonic() - started) / 60
             print(f"{minutes:5.1f} min, seed {seed}, {name}: {accuracies}", flush=True)
             keras.backend.clear_session()
+    seeds = "1 seed" if arguments.seeds == 1 else f"{arguments.seeds} seeds"
     lines = [
         f"{arguments.size} pixels, {photos.train_size} training and "
         f"{photos.test_size} test photos of {len(photos.labels)} classes, "
-        f"{arguments.epochs} + 1 epochs, {arguments.seeds} "
-        f"seed{'s'[: arguments.seeds - 1]}: top-1 accuracy in percent, mean "
+        f"{arguments.epochs} + 1 epochs, {seeds}: top-1 accuracy in percent, mean "
         "(smallest to largest).",
         "",
         *table(results),
